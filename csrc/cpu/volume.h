@@ -1,0 +1,108 @@
+// What the boxed operators hand to the kernels of one instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace talk3d {
+
+constexpr int kChannels = 32;  // of a plane, and of the rendered features
+constexpr int kHidden = 64;    // width of the decoder
+constexpr int kMaxPlanes = 3;
+
+// The decoder in the layouts that the inner loops read: the long side of each matrix is contiguous.
+struct Decoder {
+  alignas(64) float w0[kHidden * kChannels];    // [hidden, channel]: backward
+  alignas(64) float w0_t[kChannels * kHidden];  // [channel, hidden]: forward
+  alignas(64) float b0[kHidden];
+  alignas(64) float density[kHidden];           // row 0 of the second layer
+  alignas(64) float w1[kChannels * kHidden];    // [color, hidden]: backward
+  alignas(64) float w1_t[kHidden * kChannels];  // [hidden, color]: forward
+  alignas(64) float b1[kChannels];
+  float density_bias;
+
+  explicit Decoder(const float* flat);  // w0 [64, 32], b0 [64], w1 [33, 64], b1 [33]
+};
+// gradient of the flat decoder, one partial sum
+constexpr int kDecoderSize = kHidden * kChannels + kHidden + (1 + kChannels) * kHidden + 1 + kChannels;
+
+struct Volume {
+  const float* planes;   // [1 or B, P, H, W, 32]
+  int64_t batch_stride;  // 0 when all cameras share the planes
+  int planes_count, height, width;
+  int pairs[2 * kMaxPlanes];  // the coordinates that each plane sees along its width and its height
+  float scale;
+};
+
+struct March {
+  int coarse, fine;
+  bool disparity, white_back, clamp_depth;
+  float min_weight;
+};
+
+struct Rays {
+  const float* rays;    // [B * R, 8]: origin, direction, near, far
+  const float* jitter;  // [B * R, coarse] or null
+  const float* u;       // [B * R, fine] or null
+  int64_t rays_per_camera;
+};
+
+struct Image {
+  float* features;       // [B * R, 32]
+  float* depth;          // [B * R]
+  float* weight;         // [B * R]
+  float* depths;         // [B * R, coarse + fine]
+  float* transmittance;  // [B * R, coarse + fine - 1]
+};
+
+// What the backward starts from.
+struct Cotangents {
+  const float* features;       // [B * R, 32]
+  const float* depth;          // [B * R]
+  const float* weight;         // [B * R]
+  const float* depths;         // [B * R, N], sorted
+  const float* transmittance;  // [B * R, N - 1]
+};
+
+// Where one task leaves what it finds; a null pointer: not needed.
+struct Gradients {
+  float* decoder;  // one partial sum, laid out as the flat decoder, added to
+  float* rays;     // [B * R, 8], the whole tensor
+  // samples that the planes have a gradient from, packed; room for every sample of the task
+  float* features;  // [samples, 32] gradient of the mean feature
+  float* points;    // [samples, 3] where it was sampled, in plane coordinates
+  int* samples;     // how many
+};
+
+// A piece of the scatter: the rows of the planes' gradient that one thread owns.
+struct Owner {
+  int index, count;
+  // bands of eight rows go round: both rows of a cell mostly have one owner, and a face keeps all of them busy
+  bool owns(int row) const { return (row >> 3) % count == index; }
+};
+
+// One instruction set's kernels. Rays are addressed by their number in [0, B * R).
+struct VolumeKernels {
+  void (*render)(const Volume&, const Decoder&, const March&, const Rays&, const Image&, int64_t begin, int64_t end);
+  void (*differentiate)(const Volume&,
+                        const Decoder&,
+                        const March&,
+                        const Rays&,
+                        const Cotangents&,
+                        const Gradients&,
+                        int64_t begin,
+                        int64_t end);
+  void (*scatter)(
+      const Volume&, const Owner&, const float* features, const float* points, int samples, float* d_planes);
+  // for the tests: volume_parts.h
+  void (*decode)(const Decoder&, const float* features, int64_t rows, float* density, float* color);
+  void (*draw_depths)(
+      int64_t rays, int coarse, int fine, const float* depths, const float* weights, const float* u, float* out);
+  void (*march_samples)(
+      const March&, int64_t rays, const float* color, const float* density, const float* depths, const Image&);
+};
+const VolumeKernels& volume_kernels();  // those of the instruction set in use
+
+extern const VolumeKernels kVolumePortable, kVolumeAvx2, kVolumeAvx512;
+
+}  // namespace talk3d

@@ -1,0 +1,14 @@
+// Volume rendering, compiled for any processor.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <new>
+
+#include "cpu/volume_parts.h"
+
+namespace talk3d {
+const VolumeKernels kVolumePortable = {&render<Lane>, &differentiate<Lane>, &scatter<Lane>,
+                                       &decode<Lane>, &draw_depths<Lane>,   &march_samples<Lane>};
+}

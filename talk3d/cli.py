@@ -1,0 +1,62 @@
+"""The command line, ``talk3d``: every command is a dataclass, its fields are the options.
+
+The exit code is 0, 1 where a command failed (one sentence on stderr says why), or 2 where it was used wrongly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Render a picture from a tri-plane, on the CPU."""
+
+    out: Path = Path("demo.png")
+    """Where the picture goes."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d import demo
+
+        demo.main(self.out)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print what is installed, what is not, and why."""
+
+    json: bool = False
+    """For machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d import info
+
+        info.show(as_json=self.json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
+    command = tyro.cli(
+        Annotated[Demo | Info, tyro.conf.FlagCreatePairsOff],  # type: ignore[arg-type]
+        prog="talk3d",
+        description="Open 3D talking heads.",
+        args=arguments,
+    )
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells count
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"talk3d: {error}", file=sys.stderr)
+        return 1
+    return 0

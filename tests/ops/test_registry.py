@@ -1,0 +1,153 @@
+"""Implementations are chosen late, never silently, and loaded when they first run."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+import talk3d
+from talk3d import native
+from talk3d.ops import sample_triplane
+from talk3d.ops.registry import operators
+
+
+@pytest.fixture
+def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available", lambda name: f"no compiler made the {name} kernels")
+    monkeypatch.setattr(operators()["sample_triplane"], "_loaded", {})
+
+
+def sample(dtype: torch.dtype = torch.float32, impl: str | None = None) -> Tensor:
+    planes, points = torch.ones(1, 3, 2, 4, 4, dtype=dtype), torch.zeros(1, 5, 3, dtype=dtype)
+    return sample_triplane(planes, points, box_warp=1.0, axes="zy", impl=impl)
+
+
+def log_of(caplog: pytest.LogCaptureFixture, **options: object) -> list[str]:
+    with caplog.at_level(logging.DEBUG, logger="talk3d"):
+        sample(**options)
+    return [record.getMessage() for record in caplog.records if record.name.startswith("talk3d")]
+
+
+def test_explicit_choice_never_falls_back():
+    with pytest.raises(ValueError, match=r"sample_triplane, impl='triton': it takes float32, not torch.float64"):
+        sample(torch.float64, "triton")
+    assert sample(torch.float64, "reference").dtype == torch.float64
+
+
+def test_wrong_device_is_said(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda name: None)
+    with pytest.raises(ValueError, match=r"impl='cuda': it runs on cuda tensors, not on cpu"):
+        sample(impl="cuda")
+    assert operators()["sample_triplane"].why_not("triton") is None  # imported as other tests want it
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"impl='triton': it runs on a GPU, or on cpu tensors in Triton's interpreter"):
+        sample(impl="triton")
+
+
+@pytest.mark.usefixtures("no_native")
+@pytest.mark.parametrize("impl", ["cpu", "cuda"])
+def test_what_is_not_built_says_why(impl):
+    with pytest.raises(ValueError, match=f"impl='{impl}': no compiler made the {impl} kernels"):
+        sample(impl=impl)
+
+
+@pytest.mark.usefixtures("no_native")
+def test_auto_says_why_not(caplog):
+    assert log_of(caplog) == [
+        "talk3d::sample_triplane does not run on cpu: no compiler made the cpu kernels",
+        "talk3d::sample_triplane does not run on cuda: no compiler made the cuda kernels",
+        "talk3d::sample_triplane does not run on triton: the interpreter is for tests: it must be asked for by name",
+    ]
+
+
+def test_auto_passes_over_what_cannot_take_the_inputs(caplog, monkeypatch):
+    monkeypatch.setattr(native, "available", lambda name: None)
+    first = log_of(caplog, dtype=torch.float64)[0]
+    assert first == "talk3d::sample_triplane does not run on cpu: it takes float32, not torch.float64"
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match=r"has no implementation 'metal'; it has cpu, cuda, triton, reference"):
+        sample(impl="metal")
+
+
+class TestUse:
+    def test_prefers_one_inside_the_block(self, caplog):
+        with talk3d.use("reference"):
+            assert log_of(caplog) == []  # nothing was passed over
+        with talk3d.use("metal"), pytest.raises(ValueError, match="no implementation 'metal'"):
+            sample()
+
+    def test_is_undone_by_an_exception(self):
+        with pytest.raises(KeyError), talk3d.use("metal"):
+            raise KeyError
+        sample()
+
+    def test_does_not_outvote_an_explicit_choice(self):
+        with talk3d.use("metal"):
+            sample(impl="reference")
+
+    @pytest.mark.compile
+    def test_is_seen_by_a_compiled_function(self):
+        torch.compiler.reset()
+        compiled = torch.compile(sample, fullgraph=True, backend="aot_eager")
+        expected = compiled(impl=None)
+        with talk3d.use("reference"):
+            torch.testing.assert_close(compiled(impl=None), expected)
+        with talk3d.use("metal"), pytest.raises(Exception, match="no implementation 'metal'"):
+            compiled(impl=None)
+
+
+def in_a_new_process(code: str) -> str:
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+def test_implementations_are_loaded_when_first_run():
+    code = """
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+import torch
+from talk3d.ops import sample_triplane
+
+def loaded():
+    names = "triton", "talk3d.kernels.triplane", "talk3d.reference.triplane"
+    return [name for name in names if name in sys.modules]
+
+print(loaded())
+for impl in ("reference", "triton"):
+    sample_triplane(torch.ones(1, 3, 1, 2, 2), torch.zeros(1, 1, 3), box_warp=1.0, axes="zy", impl=impl)
+    print(loaded())
+"""
+    assert in_a_new_process(code).splitlines() == [
+        "[]",
+        "['talk3d.reference.triplane']",
+        "['triton', 'talk3d.kernels.triplane', 'talk3d.reference.triplane']",
+    ]
+
+
+def test_the_default_comes_from_the_environment():
+    code = """
+import os
+os.environ["TALK3D_IMPL"] = "metal"
+import torch
+from talk3d.ops import sample_triplane
+try:
+    sample_triplane(torch.ones(1, 3, 1, 2, 2), torch.zeros(1, 1, 3), box_warp=1.0, axes="zy")
+except ValueError as error:
+    print(error)
+"""
+    assert "no implementation 'metal'" in in_a_new_process(code)
+
+
+def test_every_operator_has_a_reference():
+    assert operators()
+    for operator in operators().values():
+        assert operator.implementations[-1] == "reference"
+        assert operator.why_not("reference") is None

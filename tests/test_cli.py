@@ -1,0 +1,51 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from talk3d import cli, info
+
+
+def test_console_script_is_installed():
+    script = Path(sys.executable).with_name("talk3d")
+    text = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "info" in text
+    assert "demo" in text
+
+
+def test_json(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == info.collect()["version"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["inform"], ["info", "--xml"]])
+def test_wrong_use_is_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, ImportError, RuntimeError])
+def test_failure_is_1_and_a_sentence(error, monkeypatch, capsys):
+    monkeypatch.setattr(info, "show", lambda **_: (_ for _ in ()).throw(error("clip.mp4 has no audio")))
+    assert cli.main(["info"]) == 1
+    assert capsys.readouterr().err == "talk3d: clip.mp4 has no audio\n"
+
+
+def test_interrupt_is_130(monkeypatch, capsys):
+    monkeypatch.setattr(info, "show", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert cli.main(["info"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(info, "show", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["info"])
