@@ -4,6 +4,7 @@
 #include "common/lanes.h"
 
 namespace talk3d {
+namespace {
 
 // Rows and vectors of one register block of a matrix product: accumulators, weights and one broadcast fill the
 // registers.
@@ -110,4 +111,5 @@ void copy_row(const float* from, float* to, int width) {
   for (int k = 0; k < width; k += F::width) F::load(from + k).store(to + k);
 }
 
+}  // namespace
 }  // namespace talk3d

@@ -6,6 +6,7 @@
 #include "cpu/ray_buffers.h"
 
 namespace talk3d {
+namespace {
 
 // For each of `count` queries, how many of the `size` keys are below it (or, with kEqual, not above it).
 template <class F, bool kEqual>
@@ -82,4 +83,5 @@ void merge(int coarse, int fine, const RayBuffers& b) {
   }
 }
 
+}  // namespace
 }  // namespace talk3d

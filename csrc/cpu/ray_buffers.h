@@ -5,6 +5,7 @@
 #include "cpu/workspace.h"
 
 namespace talk3d {
+namespace {
 
 // Scratch memory of one ray with N samples; rows of samples are padded to whole vectors.
 struct RayBuffers {
@@ -34,8 +35,8 @@ struct RayBuffers {
       *row = space.take<float>(stride + kPadding);
     order = space.take<int32_t>(stride);
     seen = space.take<int32_t>(stride);
-    texel = space.take<int32_t>(4 * kMaxPlanes * stride);
-    tap = space.take<float>(4 * kMaxPlanes * stride);
+    texel = space.take<int32_t>(4 * Sampling::kMaxPlanes * stride);
+    tap = space.take<float>(4 * Sampling::kMaxPlanes * stride);
     features = space.take<float>(stride * kChannels);
     hidden = space.take<float>(stride * kHidden);
     picked = space.take<float>(stride * kHidden);
@@ -43,4 +44,5 @@ struct RayBuffers {
   }
 };
 
+}  // namespace
 }  // namespace talk3d

@@ -1,5 +1,6 @@
-// From here to target_end.h the compiler may use AVX2 and FMA. Everything that is not ours is included before: a
-// standard function compiled with these instructions could be the copy that an older processor gets to run.
+// From here to target_end.h the compiler may use AVX2 and FMA. A function with external linkage that is compiled here
+// could be the copy that the linker keeps for all, and that an older processor then runs. Hence standard headers are
+// included before, and what is included in between stands in unnamed namespaces or is always inlined.
 #include <immintrin.h>
 
 #define TALK3D_TARGET_AVX2

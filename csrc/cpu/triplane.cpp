@@ -9,11 +9,14 @@
 #include "cpu/tensors.h"
 
 namespace talk3d {
-namespace {
 
-constexpr int64_t kPointsPerTask = 4096;  // half a millisecond
+Bands::Bands(int64_t owner, int64_t owners, int64_t texels) {
+  while (shift > 0 && texels >> shift < 8 * owners) --shift;
+  owned.resize((texels >> shift) + 1);
+  for (size_t band = owner; band < owned.size(); band += owners) owned[band] = 1;
+}
 
-const TriplaneKernels& kernels() {
+const TriplaneKernels& triplane_kernels() {
   switch (lanes()) {
 #if defined(__x86_64__)
     case 16:
@@ -26,33 +29,29 @@ const TriplaneKernels& kernels() {
   }
 }
 
+namespace {
+
+constexpr int64_t kPointsPerTask = 4096;  // half a millisecond
+
 Tensor sample_triplane(
     const Tensor& planes, const Tensor& points, std::vector<int64_t> pairs, double scale, bool mean) {
   STD_TORCH_CHECK(planes.is_contiguous() && points.is_contiguous(), "planes and points must be contiguous");
   const Sampling s = sampling_of(planes, points, pairs, scale, mean);
   const int64_t B = points.size(0), M = points.size(1), P = planes.size(1), C = planes.size(4);
   Tensor features = mean ? empty(points, {B, M, C}) : empty(points, {B, P, M, C});
-  const TriplaneKernels& chosen = kernels();
+  const TriplaneKernels& chosen = triplane_kernels();
   torch::stable::parallel_for(0, s.points, kPointsPerTask, [&](int64_t begin, int64_t end) {
     chosen.sample(s, data(planes), data(points), mutable_data(features), begin, end);
   });
   return features;
 }
 
-// Texels go round among the threads in bands: most points have both rows of their cell in one of them, and a part of
-// the planes that many points see keeps all threads busy.
 void scatter(const Sampling& s, const Tensor& d_features, const Tensor& points, Tensor& d_planes) {
   const int64_t texels = d_planes.numel() / s.channels, owners = torch::stable::get_num_threads();
-  int shift = 11;  // 8 rows of 256
-  while (shift > 0 && texels >> shift < 8 * owners) --shift;
-  const int64_t bands = (texels >> shift) + 1;
-  const TriplaneKernels& chosen = kernels();
+  const TriplaneKernels& chosen = triplane_kernels();
   torch::stable::parallel_for(0, owners, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t owner = begin; owner < end; ++owner) {
-      std::vector<uint8_t> owned(bands);
-      for (int64_t band = owner; band < bands; band += owners) owned[band] = 1;
-      chosen.scatter(s, {owned.data(), shift}, data(d_features), data(points), mutable_data(d_planes));
-    }
+    for (int64_t owner = begin; owner < end; ++owner)
+      chosen.scatter(s, Bands(owner, owners, texels), data(d_features), data(points), mutable_data(d_planes));
   });
 }
 
@@ -71,7 +70,7 @@ std::tuple<Tensor, Tensor> sample_triplane_backward(const Tensor& d_features,
   Tensor d_points = needs_points ? torch::stable::empty_like(points) : empty(points, {0});
   if (needs_planes) scatter(s, d_features, points, d_planes);
   if (needs_points) {
-    const TriplaneKernels& chosen = kernels();
+    const TriplaneKernels& chosen = triplane_kernels();
     torch::stable::parallel_for(0, s.points, kPointsPerTask, [&](int64_t begin, int64_t end) {
       chosen.differentiate_points(s, data(d_features), data(planes), data(points), mutable_data(d_points), begin, end);
     });

@@ -1,14 +1,21 @@
 // What the boxed operator hands to the kernels of one instruction set.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "common/sampling.h"
 
 namespace talk3d {
 
-// The texels of the planes' gradient that one thread owns, so that no two threads write to the same place.
+// The texels of the planes' gradient that one thread owns, so that no two threads write to the same place. They go
+// round in bands: most points have both rows of their cell in one of them, and a part of the planes that many points
+// see keeps all threads busy.
 struct Bands {
-  const uint8_t* owned;  // whether, for every 2^shift texels, counted through all planes of all batches
-  int shift;
+  std::vector<uint8_t> owned;  // whether, for every 2^shift texels, counted through all planes of all batches
+  int shift = 11;              // 8 rows of 256
+
+  Bands(int64_t owner, int64_t owners, int64_t texels);
 };
 
 // Points are addressed by their number in [0, B * M).
@@ -34,5 +41,6 @@ struct TriplaneKernels {
 };
 
 extern const TriplaneKernels kTriplanePortable, kTriplaneAvx2, kTriplaneAvx512;
+const TriplaneKernels& triplane_kernels();  // those of the instruction set in use
 
 }  // namespace talk3d

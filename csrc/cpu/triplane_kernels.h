@@ -8,20 +8,22 @@
 #include "cpu/triplane.h"
 
 namespace talk3d {
+namespace {
 
 constexpr int kTile = 64;
-constexpr int kTaps = kTile * Sampling::kMaxPlanes * 4;
+constexpr int kRows = kTile * Sampling::kMaxPlanes;
+constexpr int kTaps = 4 * kRows;
 constexpr int kAhead = 24;  // taps between fetching and using
 constexpr int kHeld = 32;   // channels that are held in registers
 
-// Points of one tile, all of one batch.
+// Points of one batch, and where they fall on its planes.
 template <class F>
 struct Tile {
   int64_t begin;
   int count;
   int64_t texels;                      // where the planes of the batch begin
   int64_t rows[Sampling::kMaxPlanes];  // where the features of the first point begin, for each plane
-  // taps: [plane][tap][point], [plane][point]
+  // [plane][tap][point], [plane][point]
   alignas(64) int32_t texel[Sampling::kMaxPlanes][4][kTile];
   alignas(64) float weight[Sampling::kMaxPlanes][4][kTile];
   alignas(64) float inside[Sampling::kMaxPlanes][4][kTile];
@@ -30,8 +32,8 @@ struct Tile {
 
   Tile(const Sampling& s, const float* points, int64_t begin, int64_t end) : begin(begin) {
     const int64_t M = s.points_per_batch, batch = begin / M, m = begin % M;
-    count = static_cast<int>(end - begin < kTile ? end - begin : kTile);
-    if (count > M - m) count = static_cast<int>(M - m);
+    const int64_t left = end - begin < M - m ? end - begin : M - m;
+    count = static_cast<int>(left < kTile ? left : kTile);
     texels = batch * s.batch_stride;
     for (int plane = 0; plane < s.planes; ++plane)
       rows[plane] = (s.mean ? begin : (batch * s.planes + plane) * M + m) * s.channels;
@@ -42,16 +44,18 @@ struct Tile {
     return texels + plane * s.plane_stride + int64_t(texel[plane][tap][point]) * s.channels;
   }
 
+  int64_t row_of(const Sampling& s, int plane, int point) const { return rows[plane] + int64_t(point) * s.channels; }
+
  private:
   void find_taps(const Sampling& s, const float* points) {
     alignas(64) float coordinate[3][kTile] = {};
     for (int point = 0; point < count; ++point)
       for (int axis = 0; axis < 3; ++axis) coordinate[axis][point] = points[3 * point + axis] * s.scale;
-    const F far(4.0f), near(-4.0f);  // outside a plane of any size, and still finite
+    const F far(4.0f), opposite(-4.0f);  // outside a plane of any size, and still finite
     for (int plane = 0; plane < s.planes; ++plane) {
       for (int point = 0; point < count; point += F::width) {
-        const F u = max(near, min(far, F::load(coordinate[s.pairs[2 * plane]] + point)));
-        const F v = max(near, min(far, F::load(coordinate[s.pairs[2 * plane + 1]] + point)));
+        const F u = max(opposite, min(far, F::load(coordinate[s.pairs[2 * plane]] + point)));
+        const F v = max(opposite, min(far, F::load(coordinate[s.pairs[2 * plane + 1]] + point)));
         const Taps<F> found = taps(u, v, s.width, s.height);
         for (int tap = 0; tap < 4; ++tap) {
           F::store(texel[plane][tap] + point, found.texel[tap]);
@@ -65,24 +69,39 @@ struct Tile {
   }
 };
 
-template <class F>
-TALK3D_HD void fetch(const float* row, int channels) {
-  __builtin_prefetch(row);
-  if (channels > 16) __builtin_prefetch(row + 16);
+TALK3D_HD void fetch(const float* texel, int channels) {
+  __builtin_prefetch(texel);
+  if (channels > 16) __builtin_prefetch(texel + 16);
 }
 
-template <class F>
 struct Tap {
   int64_t texel;
   float weight;
 };
 
-// out [kVectors lanes] = the weighted sum of what the taps see
+// first [count * planes + 1]: where the list of each point and plane begins. Returns the length of the list.
+template <class F>
+int list_taps(const Sampling& s, const Tile<F>& tile, Tap* taps, int* first) {
+  int listed = 0;
+  for (int point = 0; point < tile.count; ++point) {
+    for (int plane = 0; plane < s.planes; ++plane) {
+      *first++ = listed;
+      for (int tap = 0; tap < 4; ++tap) {
+        taps[listed] = {tile.texel_of(s, plane, tap, point), tile.weight[plane][tap][point]};
+        listed += taps[listed].weight != 0.0f;  // outside; the texel nearby may be anything
+      }
+    }
+  }
+  *first = listed;
+  return listed;
+}
+
+// out [kVectors * F::width] = weighted sum of texels
 template <class F, int kVectors>
-TALK3D_HD void weigh(const float* planes, const Tap<F>* begin, const Tap<F>* end, float* out) {
+TALK3D_HD void weigh(const float* planes, const Tap* begin, const Tap* end, float* out) {
   F sums[kVectors];
   for (int v = 0; v < kVectors; ++v) sums[v] = F(0.0f);
-  for (const Tap<F>* tap = begin; tap < end; ++tap) {
+  for (const Tap* tap = begin; tap < end; ++tap) {
     const F weight(tap->weight);
     for (int v = 0; v < kVectors; ++v) sums[v] = fma(weight, F::load(planes + tap->texel + v * F::width), sums[v]);
   }
@@ -91,47 +110,60 @@ TALK3D_HD void weigh(const float* planes, const Tap<F>* begin, const Tap<F>* end
 
 template <class F>
 void sample(const Sampling& s, const float* planes, const float* points, float* features, int64_t begin, int64_t end) {
-  Tap<F> taps[kTaps];
-  int first[kTile * Sampling::kMaxPlanes + 1];  // of each point and plane
-  const int together = s.mean ? s.planes : 1;   // planes that share a row
+  Tap taps[kTaps];
+  int first[kRows + 1];
+  const int together = s.mean ? s.planes : 1;  // planes that share a row of features
   while (begin < end) {
     const Tile<F> tile(s, points, begin, end);
-    int listed = 0;
-    for (int point = 0; point < tile.count; ++point) {
-      for (int plane = 0; plane < s.planes; ++plane) {
-        first[point * s.planes + plane] = listed;
-        for (int tap = 0; tap < 4; ++tap) {
-          taps[listed] = {tile.texel_of(s, plane, tap, point), tile.weight[plane][tap][point]};
-          listed += taps[listed].weight != 0.0f;  // outside; the texel nearby may be anything
-        }
-      }
-    }
-    first[tile.count * s.planes] = listed;
-    for (int tap = 0; tap < listed && tap < kAhead; ++tap) fetch<F>(planes + taps[tap].texel, s.channels);
+    const int listed = list_taps(s, tile, taps, first);
+    for (int tap = 0; tap < kAhead && tap < listed; ++tap) fetch(planes + taps[tap].texel, s.channels);
     for (int row = 0; row < tile.count * s.planes; row += together) {
-      const int from = first[row], to = first[row + together];
-      for (int tap = from + kAhead; tap < to + kAhead && tap < listed; ++tap)
-        fetch<F>(planes + taps[tap].texel, s.channels);
-      float* out = features + tile.rows[row % s.planes] + int64_t(row / s.planes) * s.channels;
+      const Tap *from = taps + first[row], *to = taps + first[row + together];
+      for (const Tap* tap = from + kAhead; tap < to + kAhead && tap < taps + listed; ++tap)
+        fetch(planes + tap->texel, s.channels);
+      float* out = features + tile.row_of(s, row % s.planes, row / s.planes);
       int c = 0;
-      for (; c + kHeld <= s.channels; c += kHeld)
-        weigh<F, kHeld / F::width>(planes + c, taps + from, taps + to, out + c);
-      for (; c + F::width <= s.channels; c += F::width) weigh<F, 1>(planes + c, taps + from, taps + to, out + c);
-      for (; c < s.channels; ++c) {
-        float sum = 0.0f;
-        for (int tap = from; tap < to; ++tap) sum += taps[tap].weight * planes[taps[tap].texel + c];
-        out[c] = sum;
-      }
+      for (; c + kHeld <= s.channels; c += kHeld) weigh<F, kHeld / F::width>(planes + c, from, to, out + c);
+      for (; c + F::width <= s.channels; c += F::width) weigh<F, 1>(planes + c, from, to, out + c);
+      for (; c < s.channels; ++c) weigh<Lane, 1>(planes + c, from, to, out + c);
     }
     begin += tile.count;
   }
 }
 
-template <class F>
 struct Slope {
   int64_t texel;
   float across, along;  // of the tap's weight
 };
+
+template <class F>
+int list_slopes(const Sampling& s, const Tile<F>& tile, Slope* slopes, int* first) {
+  int listed = 0;
+  for (int point = 0; point < tile.count; ++point) {
+    for (int plane = 0; plane < s.planes; ++plane) {
+      *first++ = listed;
+      const float x = tile.across[plane][point], y = tile.along[plane][point];
+      const float across[4] = {y - 1.0f, 1.0f - y, -y, y}, along[4] = {x - 1.0f, -x, 1.0f - x, x};
+      for (int tap = 0; tap < 4; ++tap) {
+        slopes[listed] = {tile.texel_of(s, plane, tap, point), across[tap], along[tap]};
+        listed += tile.inside[plane][tap][point] != 0.0f;
+      }
+    }
+  }
+  *first = listed;
+  return listed;
+}
+
+// Add what the features are worth along both sides of the plane, for channels [c, c + F::width).
+template <class F>
+TALK3D_HD void climb(const float* planes, const float* d_feature, const Slope* begin, const Slope* end, F* d_place) {
+  const F d_channel = F::load(d_feature);
+  for (const Slope* slope = begin; slope < end; ++slope) {
+    const F worth = d_channel * F::load(planes + slope->texel);
+    d_place[0] = fma(F(slope->across), worth, d_place[0]);
+    d_place[1] = fma(F(slope->along), worth, d_place[1]);
+  }
+}
 
 template <class F>
 void differentiate_points(const Sampling& s,
@@ -141,95 +173,74 @@ void differentiate_points(const Sampling& s,
                           float* d_points,
                           int64_t begin,
                           int64_t end) {
-  Slope<F> taps[kTaps];
-  int first[kTile * Sampling::kMaxPlanes + 1];
-  const float per_texel = 0.5f * s.scale * s.share;
+  Slope slopes[kTaps];
+  int first[kRows + 1];
+  const float half = 0.5f * s.scale * s.share;
   while (begin < end) {
     const Tile<F> tile(s, points, begin, end);
-    int listed = 0;
-    for (int point = 0; point < tile.count; ++point) {
-      for (int plane = 0; plane < s.planes; ++plane) {
-        first[point * s.planes + plane] = listed;
-        const float x = tile.across[plane][point], y = tile.along[plane][point];
-        const float across[4] = {y - 1.0f, 1.0f - y, -y, y}, along[4] = {x - 1.0f, -x, 1.0f - x, x};
-        for (int tap = 0; tap < 4; ++tap) {
-          taps[listed] = {tile.texel_of(s, plane, tap, point), across[tap], along[tap]};
-          listed += tile.inside[plane][tap][point] != 0.0f;
-        }
-      }
-    }
-    first[tile.count * s.planes] = listed;
-    for (int tap = 0; tap < listed && tap < kAhead; ++tap) fetch<F>(planes + taps[tap].texel, s.channels);
-    for (int point = 0; point < tile.count; ++point) {
+    const int listed = list_slopes(s, tile, slopes, first);
+    for (int tap = 0; tap < kAhead && tap < listed; ++tap) fetch(planes + slopes[tap].texel, s.channels);
+    for (int row = 0; row < tile.count * s.planes; ++row) {
+      const int plane = row % s.planes, point = row / s.planes;
+      const Slope *from = slopes + first[row], *to = slopes + first[row + 1];
+      for (const Slope* tap = from + kAhead; tap < to + kAhead && tap < slopes + listed; ++tap)
+        fetch(planes + tap->texel, s.channels);
+      const float* d_feature = d_features + tile.row_of(s, plane, point);
+      F lanes[2] = {F(0.0f), F(0.0f)};
+      Lane rest[2] = {0.0f, 0.0f};
+      int c = 0;
+      for (; c + F::width <= s.channels; c += F::width) climb<F>(planes + c, d_feature + c, from, to, lanes);
+      for (; c < s.channels; ++c) climb<Lane>(planes + c, d_feature + c, from, to, rest);
       float* d_point = d_points + 3 * (tile.begin + point);
-      for (int axis = 0; axis < 3; ++axis) d_point[axis] = 0.0f;
-      for (int plane = 0; plane < s.planes; ++plane) {
-        const int from = first[point * s.planes + plane], to = first[point * s.planes + plane + 1];
-        for (int tap = from + kAhead; tap < to + kAhead && tap < listed; ++tap)
-          fetch<F>(planes + taps[tap].texel, s.channels);
-        const float* d_feature = d_features + tile.rows[plane] + int64_t(point) * s.channels;
-        F across(0.0f), along(0.0f);
-        int c = 0;
-        for (; c + F::width <= s.channels; c += F::width) {
-          const F d_channel = F::load(d_feature + c);
-          for (int tap = from; tap < to; ++tap) {
-            const F worth = d_channel * F::load(planes + taps[tap].texel + c);
-            across = fma(F(taps[tap].across), worth, across);
-            along = fma(F(taps[tap].along), worth, along);
-          }
-        }
-        float d_x = sum(across), d_y = sum(along);
-        for (; c < s.channels; ++c) {
-          for (int tap = from; tap < to; ++tap) {
-            const float worth = d_feature[c] * planes[taps[tap].texel + c];
-            d_x += taps[tap].across * worth;
-            d_y += taps[tap].along * worth;
-          }
-        }
-        d_point[s.pairs[2 * plane]] += d_x * per_texel * static_cast<float>(s.width);
-        d_point[s.pairs[2 * plane + 1]] += d_y * per_texel * static_cast<float>(s.height);
-      }
+      if (plane == 0) d_point[0] = d_point[1] = d_point[2] = 0.0f;
+      d_point[s.pairs[2 * plane]] += (sum(lanes[0]) + rest[0].v) * half * static_cast<float>(s.width);
+      d_point[s.pairs[2 * plane + 1]] += (sum(lanes[1]) + rest[1].v) * half * static_cast<float>(s.height);
     }
     begin += tile.count;
   }
 }
 
-template <class F>
 struct Share {
   int64_t texel, row;
   float weight;
 };
 
-// All points; each texel meets them in their order, whoever owns it.
 template <class F>
-void scatter(const Sampling& s, const Bands& bands, const float* d_features, const float* points, float* d_planes) {
-  Share<F> shares[kTaps];
-  for (int64_t begin = 0; begin < s.points;) {
-    const Tile<F> tile(s, points, begin, s.points);
-    int listed = 0;
-    for (int point = 0; point < tile.count; ++point) {
-      for (int plane = 0; plane < s.planes; ++plane) {
-        const int64_t plane_begin = (tile.texels + plane * s.plane_stride) / s.channels;
-        for (int tap = 0; tap < 4; ++tap) {
-          const float weight = tile.weight[plane][tap][point];
-          shares[listed] = {tile.texel_of(s, plane, tap, point), tile.rows[plane] + int64_t(point) * s.channels,
-                            weight};
-          listed += weight != 0.0f && bands.owned[(plane_begin + tile.texel[plane][tap][point]) >> bands.shift];
-        }
+int list_shares(const Sampling& s, const Bands& bands, const Tile<F>& tile, Share* shares) {
+  int listed = 0;
+  for (int point = 0; point < tile.count; ++point) {
+    for (int plane = 0; plane < s.planes; ++plane) {
+      const int64_t number = (tile.texels + plane * s.plane_stride) / s.channels;
+      for (int tap = 0; tap < 4; ++tap) {
+        const float weight = tile.weight[plane][tap][point];
+        shares[listed] = {tile.texel_of(s, plane, tap, point), tile.row_of(s, plane, point), weight};
+        listed += bands.owned[(number + tile.texel[plane][tap][point]) >> bands.shift] & (weight != 0.0f);
       }
     }
-    for (int k = 0; k < listed && k < kAhead; ++k) fetch<F>(d_planes + shares[k].texel, s.channels);
+  }
+  return listed;
+}
+
+// All points: a texel meets them in their order, whoever owns it.
+template <class F>
+void scatter(const Sampling& s, const Bands& bands, const float* d_features, const float* points, float* d_planes) {
+  Share shares[kTaps];
+  for (int64_t begin = 0; begin < s.points;) {
+    const Tile<F> tile(s, points, begin, s.points);
+    const int listed = list_shares(s, bands, tile, shares);
+    for (int k = 0; k < kAhead && k < listed; ++k) fetch(d_planes + shares[k].texel, s.channels);
     for (int k = 0; k < listed; ++k) {
-      if (k + kAhead < listed) fetch<F>(d_planes + shares[k + kAhead].texel, s.channels);
-      const float* from = d_features + shares[k].row;
+      if (k + kAhead < listed) fetch(d_planes + shares[k + kAhead].texel, s.channels);
+      const float weight = shares[k].weight, *from = d_features + shares[k].row;
       float* to = d_planes + shares[k].texel;
-      const F weight(shares[k].weight);
       int c = 0;
-      for (; c + F::width <= s.channels; c += F::width) fma(weight, F::load(from + c), F::load(to + c)).store(to + c);
-      for (; c < s.channels; ++c) to[c] += shares[k].weight * from[c];
+      for (; c + F::width <= s.channels; c += F::width)
+        fma(F(weight), F::load(from + c), F::load(to + c)).store(to + c);
+      for (; c < s.channels; ++c) to[c] += weight * from[c];
     }
     begin += tile.count;
   }
 }
 
+}  // namespace
 }  // namespace talk3d

@@ -12,6 +12,7 @@
 
 #include "cpu/instructions.h"
 #include "cpu/tensors.h"
+#include "cpu/triplane.h"
 
 namespace talk3d {
 
@@ -51,20 +52,12 @@ namespace {
 // Rays in one task: a few hundred microseconds, so that threads finish together.
 constexpr int64_t kRaysPerTask = 64;
 
-Volume volume_of(const Tensor& planes, const std::vector<int64_t>& pairs, double scale) {
-  STD_TORCH_CHECK(planes.dim() == 5 && planes.size(4) == kChannels && planes.size(1) <= kMaxPlanes &&
+Volume volume_of(const Tensor& planes, const Tensor& rays, const std::vector<int64_t>& pairs, double scale) {
+  STD_TORCH_CHECK(planes.dim() == 5 && planes.size(4) == kChannels && planes.size(1) <= Sampling::kMaxPlanes &&
                       int64_t(pairs.size()) == 2 * planes.size(1),
                   "planes must be [batch, 2 or 3, height, width, 32], with a pair of coordinates for each");
   STD_TORCH_CHECK(planes.size(2) * planes.size(3) <= (1 << 24), "planes must have at most 2^24 texels each");
-  Volume volume{};
-  volume.planes = data(planes);
-  volume.batch_stride = planes.size(0) == 1 ? 0 : planes.size(1) * planes.size(2) * planes.size(3) * kChannels;
-  volume.planes_count = static_cast<int>(planes.size(1));
-  volume.height = static_cast<int>(planes.size(2));
-  volume.width = static_cast<int>(planes.size(3));
-  std::copy(pairs.begin(), pairs.end(), volume.pairs);
-  volume.scale = static_cast<float>(scale);
-  return volume;
+  return {sampling_of(planes, rays, pairs, scale, true), data(planes)};
 }
 
 // settings: see talk3d/ops/volume.py
@@ -84,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& pla
                                                                std::optional<Tensor> u,
                                                                std::vector<int64_t> pairs,
                                                                std::vector<double> settings) {
-  const Volume volume = volume_of(planes, pairs, settings[0]);
+  const Volume volume = volume_of(planes, rays, pairs, settings[0]);
   const March march = march_of(settings);
   const int64_t B = rays.size(0), R = rays.size(1), N = march.coarse + march.fine;
   STD_TORCH_CHECK(decoder.numel() == kDecoderSize, "decoder must be 32 -> 64 -> 1 + 32");
@@ -109,13 +102,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& pla
 constexpr int64_t kRaysPerBackwardTask = 4;
 constexpr int64_t kTasksPerWave = 64;  // 256 rays of 96 samples: 3.4 MB
 
+// The sum of the tasks' gradients of the decoder.
+void add_up(const std::vector<float>& partial, float* d_decoder) {
+  for (int64_t k = 0; k < kDecoderSize; ++k) {
+    double total = 0;
+    for (int64_t task = 0; task < kTasksPerWave; ++task) total += partial[task * kDecoderSize + k];
+    d_decoder[k] = static_cast<float>(total);
+  }
+}
+
 std::tuple<Tensor, Tensor, Tensor> render_rays_backward(std::vector<Tensor> grads,
                                                         std::vector<Tensor> saved,
                                                         std::vector<int64_t> pairs,
                                                         std::vector<double> settings,
                                                         std::vector<bool> needs) {
   const Tensor &planes = saved[0], &decoder = saved[1], &rays = saved[2];
-  const Volume volume = volume_of(planes, pairs, settings[0]);
+  const Volume volume = volume_of(planes, rays, pairs, settings[0]);
   const March march = march_of(settings);
   const int64_t B = rays.size(0), R = rays.size(1), N = march.coarse + march.fine;
   Tensor d_planes = zeros_if(needs[0], planes), d_decoder = zeros_if(needs[1], decoder),
@@ -145,13 +147,15 @@ std::tuple<Tensor, Tensor, Tensor> render_rays_backward(std::vector<Tensor> grad
       }
     });
     if (!needs[0]) return;
-    const int owners = static_cast<int>(torch::stable::get_num_threads());
+    const int64_t owners = torch::stable::get_num_threads(), set = first / R * volume.batch_stride;
     torch::stable::parallel_for(0, owners, 1, [&](int64_t begin, int64_t end) {
       for (int64_t owner = begin; owner < end; ++owner) {
+        const Bands bands(owner, owners, planes.numel() / planes.size(0) / kChannels);
         for (int64_t task = 0; task < tasks; ++task) {
-          chosen.scatter(volume, {static_cast<int>(owner), owners}, d_features.data() + task * room * kChannels,
-                         points.data() + task * room * 3, samples[task],
-                         mutable_data(d_planes) + first / R * volume.batch_stride);
+          Sampling packed = volume;
+          packed.points = packed.points_per_batch = samples[task];
+          triplane_kernels().scatter(packed, bands, d_features.data() + task * room * kChannels,
+                                     points.data() + task * room * 3, mutable_data(d_planes) + set);
         }
       }
     });
@@ -163,14 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> render_rays_backward(std::vector<Tensor> grad
     const int64_t end = (set + 1) * rays_of_set;
     for (int64_t ray = set * rays_of_set; ray < end; ray += kRaysPerWave) wave(ray, std::min(ray + kRaysPerWave, end));
   }
-  if (needs[1]) {
-    float* sum = mutable_data(d_decoder);
-    for (int64_t k = 0; k < kDecoderSize; ++k) {
-      double total = 0;
-      for (int64_t task = 0; task < kTasksPerWave; ++task) total += partial[task * kDecoderSize + k];
-      sum[k] = static_cast<float>(total);
-    }
-  }
+  if (needs[1]) add_up(partial, mutable_data(d_decoder));
   return {d_planes, d_decoder, d_rays};
 }
 

@@ -4,11 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/sampling.h"
+
 namespace talk3d {
 
 constexpr int kChannels = 32;  // of a plane, and of the rendered features
 constexpr int kHidden = 64;    // width of the decoder
-constexpr int kMaxPlanes = 3;
 
 // The decoder in the layouts that the inner loops read: the long side of each matrix is contiguous.
 struct Decoder {
@@ -26,12 +27,8 @@ struct Decoder {
 // gradient of the flat decoder, one partial sum
 constexpr int kDecoderSize = kHidden * kChannels + kHidden + (1 + kChannels) * kHidden + 1 + kChannels;
 
-struct Volume {
-  const float* planes;   // [1 or B, P, H, W, 32]
-  int64_t batch_stride;  // 0 when all cameras share the planes
-  int planes_count, height, width;
-  int pairs[2 * kMaxPlanes];  // the coordinates that each plane sees along its width and its height
-  float scale;
+struct Volume : Sampling {
+  const float* texels;  // [1 or B, P, H, W, 32]
 };
 
 struct March {
@@ -70,15 +67,8 @@ struct Gradients {
   float* rays;     // [B * R, 8], the whole tensor
   // samples that the planes have a gradient from, packed; room for every sample of the task
   float* features;  // [samples, 32] gradient of the mean feature
-  float* points;    // [samples, 3] where it was sampled, in plane coordinates
+  float* points;    // [samples, 3] where it was sampled, in the world
   int* samples;     // how many
-};
-
-// A piece of the scatter: the rows of the planes' gradient that one thread owns.
-struct Owner {
-  int index, count;
-  // bands of eight rows go round: both rows of a cell mostly have one owner, and a face keeps all of them busy
-  bool owns(int row) const { return (row >> 3) % count == index; }
 };
 
 // One instruction set's kernels. Rays are addressed by their number in [0, B * R).
@@ -92,8 +82,6 @@ struct VolumeKernels {
                         const Gradients&,
                         int64_t begin,
                         int64_t end);
-  void (*scatter)(
-      const Volume&, const Owner&, const float* features, const float* points, int samples, float* d_planes);
   // for the tests: volume_parts.h
   void (*decode)(const Decoder&, const float* features, int64_t rows, float* density, float* color);
   void (*draw_depths)(

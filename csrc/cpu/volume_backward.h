@@ -5,26 +5,29 @@
 #include "cpu/volume_forward.h"
 
 namespace talk3d {
+namespace {
 
 // Scratch memory of the backward of one ray, beside what the forward uses. Rows are those of the seen samples.
 struct GradientBuffers {
-  float* slope;       // [N, 64] of the hidden activations, all samples
-  float* rise;        // [N] of the intervals' opacity to either density
-  float* d_raw;       // [N] gradient of the raw densities
-  float* tint;        // [N] what a sample's colour is worth to the loss
-  float* features;    // [seen, 32]
-  float* slopes;      // [seen, 64]
-  float* d_density;   // [seen]
-  float* d_color;     // [seen, 32] to the second layer's output
-  float* d_hidden;    // [seen, 64]
-  float* d_features;  // [seen, 32]
-  float* zero;        // [64]
+  float* slope;        // [N, 64] of the hidden activations, all samples
+  float* rise;         // [N] of the intervals' opacity to either density
+  float* d_raw;        // [N] gradient of the raw densities
+  float* tint;         // [N] what a sample's colour is worth to the loss
+  float* features;     // [seen, 32]
+  float* slopes;       // [seen, 64]
+  float* d_density;    // [seen]
+  float* d_color;      // [seen, 32] to the second layer's output
+  float* d_hidden;     // [seen, 64]
+  float* d_features;   // [seen, 32]
+  float* by_position;  // [N, 3, 32] features by coordinate
+  float* zero;         // [64]
 
   GradientBuffers(Workspace& space, int samples) {
     const int stride = pad(samples);
     for (float** row : {&rise, &d_raw, &tint, &d_density}) *row = space.take<float>(stride + kPadding);
     for (float** rows : {&slope, &slopes, &d_hidden}) *rows = space.take<float>(stride * kHidden);
     for (float** rows : {&features, &d_color, &d_features}) *rows = space.take<float>(stride * kChannels);
+    by_position = space.take<float>(stride * 3 * kChannels);
     zero = space.take<float>(kHidden);
   }
 };
@@ -107,30 +110,61 @@ void differentiate_decoder(const Decoder& decoder,
   add_rows<F, kChannels>(g.d_color, seen, d_b1 + 1);
 }
 
-// Gradient of one sample's features to where it lies, in plane coordinates: d_point [3].
+// Features of all samples, and how they change with each coordinate of the volume: the texels are at hand only once.
 template <class F>
-void differentiate_position(
-    const Volume& volume, const float* planes, const float* point, const float* d_feature, float* d_point) {
+void gather_with_gradient(
+    const Volume& volume, const float* planes, const float* ray, const RayBuffers& b, float* gradient, int count) {
   constexpr int kVectors = kChannels / F::width;
-  const int64_t plane_size = int64_t(volume.height) * volume.width * kChannels;
-  for (int axis = 0; axis < 3; ++axis) d_point[axis] = 0.0f;
-  for (int plane = 0; plane < volume.planes_count; ++plane) {
-    const int across = volume.pairs[2 * plane], along = volume.pairs[2 * plane + 1];
-    const Taps<Lane> t = taps<Lane>(point[across], point[along], volume.width, volume.height);
-    const float x = t.across.v, y = t.along.v;
-    const float slope_x[4] = {y - 1.0f, 1.0f - y, -y, y}, slope_y[4] = {x - 1.0f, -x, 1.0f - x, x};
-    F seen_x(0.0f), seen_y(0.0f);
-    for (int k = 0; k < 4; ++k) {
-      const float* from = planes + plane * plane_size + int64_t(t.texel[k]) * kChannels;
-      F worth(0.0f);
-      for (int v = 0; v < kVectors; ++v)
-        worth = fma(F::load(from + v * F::width), F::load(d_feature + v * F::width), worth);
-      seen_x = fma(worth, F(slope_x[k] * t.inside[k].v), seen_x);
-      seen_y = fma(worth, F(slope_y[k] * t.inside[k].v), seen_y);
+  const float half_size[2] = {0.5f / 3.0f * volume.scale * static_cast<float>(volume.width),
+                              0.5f / 3.0f * volume.scale * static_cast<float>(volume.height)};
+  for (int begin = 0; begin < count; begin += F::width) {
+    const int end = begin + F::width < count ? begin + F::width : count;
+    const F t = F::load(b.t + begin);
+    F point[3];
+    for (int axis = 0; axis < 3; ++axis) point[axis] = (F(ray[axis]) + t * F(ray[3 + axis])) * F(volume.scale);
+    for (int s = begin; s < end; ++s) {
+      for (int k = 0; k < 3 * kChannels; k += F::width) F(0.0f).store(gradient + s * 3 * kChannels + k);
+      for (int k = 0; k < kChannels; k += F::width) F(0.0f).store(b.features + s * kChannels + k);
     }
-    d_point[across] += sum(seen_x) * (0.5f / 3.0f) * static_cast<float>(volume.width);
-    d_point[along] += sum(seen_y) * (0.5f / 3.0f) * static_cast<float>(volume.height);
+    for (int plane = 0; plane < volume.planes; ++plane) {
+      const int axes[2] = {volume.pairs[2 * plane], volume.pairs[2 * plane + 1]};
+      const Taps<F> found = taps(point[axes[0]], point[axes[1]], volume.width, volume.height);
+      const F x = found.across, y = found.along, one(1.0f);
+      const F slope_x[4] = {y - one, one - y, F(0.0f) - y, y}, slope_y[4] = {x - one, F(0.0f) - x, one - x, x};
+      alignas(64) int32_t texel[4][F::width];
+      alignas(64) float weight[4][F::width], across[4][F::width], along[4][F::width];
+      for (int k = 0; k < 4; ++k) {
+        F::store(texel[k], found.texel[k]);
+        (found.weight[k] * F(1.0f / 3.0f)).store(weight[k]);
+        (slope_x[k] * found.inside[k] * F(half_size[0])).store(across[k]);
+        (slope_y[k] * found.inside[k] * F(half_size[1])).store(along[k]);
+      }
+      for (int s = begin; s < end; ++s) {
+        float* rows[3] = {b.features + s * kChannels, gradient + (3 * s + axes[0]) * kChannels,
+                          gradient + (3 * s + axes[1]) * kChannels};
+        F sums[3][kVectors];
+        for (int row = 0; row < 3; ++row)
+          for (int v = 0; v < kVectors; ++v) sums[row][v] = F::load(rows[row] + v * F::width);
+        for (int k = 0; k < 4; ++k) {
+          const float* from = planes + plane * volume.plane_stride + int64_t(texel[k][s - begin]) * kChannels;
+          const F shares[3] = {F(weight[k][s - begin]), F(across[k][s - begin]), F(along[k][s - begin])};
+          for (int v = 0; v < kVectors; ++v) {
+            const F seen = F::load(from + v * F::width);
+            for (int row = 0; row < 3; ++row) sums[row][v] = fma(shares[row], seen, sums[row][v]);
+          }
+        }
+        for (int row = 0; row < 3; ++row)
+          for (int v = 0; v < kVectors; ++v) sums[row][v].store(rows[row] + v * F::width);
+      }
+    }
   }
+}
+
+template <class F>
+float dot(const float* left, const float* right, int count) {
+  F total(0.0f);
+  for (int k = 0; k < count; k += F::width) total = fma(F::load(left + k), F::load(right + k), total);
+  return sum(total);
 }
 
 // Rays [begin, end), by recomputation.
@@ -151,10 +185,16 @@ void differentiate(const Volume& volume,
   int samples = 0;
   for (int64_t r = begin; r < end; ++r) {
     const float* ray = rays.rays + 8 * r;
-    const float* planes = volume.planes + r / rays.rays_per_camera * volume.batch_stride;
+    const float* planes = volume.texels + r / rays.rays_per_camera * volume.batch_stride;
     for (int s = 0; s < count; ++s) b.t[s] = from.depths[r * count + s];
     for (int s = 0; s < count - 1; ++s) b.through[s] = from.transmittance[r * (count - 1) + s];
-    evaluate<F>(volume, decoder, planes, ray, b, 0, count, KeepSlope{g.slope});
+    if (to.rays) {
+      gather_with_gradient<F>(volume, planes, ray, b, g.by_position, count);
+    } else {
+      project<F>(volume, ray, b, 0, count);
+      gather<F>(volume, planes, b, 0, count);
+    }
+    decode_density<F>(decoder, b, 0, count, KeepSlope{g.slope});
     for (int s = 0; s < count - 1; s += F::width) {
       F rise;
       const F gap = F::load(b.t + s + 1) - F::load(b.t + s);
@@ -176,19 +216,14 @@ void differentiate(const Volume& volume,
     for (int k = 0; k < seen && (to.rays || to.features); ++k) {
       const float t = b.t[b.seen[k]];
       const float* d_feature = g.d_features + k * kChannels;
-      float point[3];
-      for (int axis = 0; axis < 3; ++axis) point[axis] = (ray[axis] + t * ray[3 + axis]) * volume.scale;
-      if (to.rays) {
-        float d_point[3];
-        differentiate_position<F>(volume, planes, point, d_feature, d_point);
-        for (int axis = 0; axis < 3; ++axis) {
-          d_ray[axis] += d_point[axis] * volume.scale;
-          d_ray[3 + axis] += d_point[axis] * volume.scale * t;
-        }
+      for (int axis = 0; to.rays && axis < 3; ++axis) {
+        const float d_point = dot<F>(g.by_position + (3 * b.seen[k] + axis) * kChannels, d_feature, kChannels);
+        d_ray[axis] += d_point;
+        d_ray[3 + axis] += d_point * t;
       }
       if (to.features) {
         copy_row<F>(d_feature, to.features + int64_t(samples) * kChannels, kChannels);
-        for (int axis = 0; axis < 3; ++axis) to.points[3 * int64_t(samples) + axis] = point[axis];
+        for (int axis = 0; axis < 3; ++axis) to.points[3 * int64_t(samples) + axis] = ray[axis] + t * ray[3 + axis];
         ++samples;
       }
     }
@@ -197,29 +232,5 @@ void differentiate(const Volume& volume,
   if (to.samples) *to.samples = samples;
 }
 
-// Add the gradients of packed samples to the rows of the planes that the owner has.
-template <class F>
-void scatter(const Volume& volume,
-             const Owner& owner,
-             const float* features,
-             const float* points,
-             int samples,
-             float* d_planes) {
-  const int64_t plane_size = int64_t(volume.height) * volume.width * kChannels;
-  for (int s = 0; s < samples; ++s) {
-    const float* point = points + 3 * int64_t(s);
-    for (int plane = 0; plane < volume.planes_count; ++plane) {
-      const Taps<Lane> t =
-          taps<Lane>(point[volume.pairs[2 * plane]], point[volume.pairs[2 * plane + 1]], volume.width, volume.height);
-      for (int k = 0; k < 4; ++k) {
-        if (!owner.owns(t.texel[k] / volume.width)) continue;
-        float* to = d_planes + plane * plane_size + int64_t(t.texel[k]) * kChannels;
-        const F share(t.weight[k].v * (1.0f / 3.0f));
-        for (int c = 0; c < kChannels; c += F::width)
-          fma(share, F::load(features + int64_t(s) * kChannels + c), F::load(to + c)).store(to + c);
-      }
-    }
-  }
-}
-
+}  // namespace
 }  // namespace talk3d

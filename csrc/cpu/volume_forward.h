@@ -13,6 +13,7 @@
 #include "cpu/volume.h"
 
 namespace talk3d {
+namespace {
 
 // The first `count` of a vector's lanes from memory that ends there.
 template <class F>
@@ -45,7 +46,7 @@ void project(const Volume& volume, const float* ray, const RayBuffers& b, int be
     const F t = F::load(b.t + s);
     F point[3];
     for (int axis = 0; axis < 3; ++axis) point[axis] = (F(ray[axis]) + t * F(ray[3 + axis])) * F(volume.scale);
-    for (int plane = 0; plane < volume.planes_count; ++plane) {
+    for (int plane = 0; plane < volume.planes; ++plane) {
       const Taps<F> found =
           taps(point[volume.pairs[2 * plane]], point[volume.pairs[2 * plane + 1]], volume.width, volume.height);
       for (int k = 0; k < 4; ++k) {
@@ -61,12 +62,11 @@ void project(const Volume& volume, const float* ray, const RayBuffers& b, int be
 template <class F>
 void gather(const Volume& volume, const float* planes, const RayBuffers& b, int begin, int end) {
   constexpr int kVectors = kChannels / F::width;
-  const int64_t plane_size = int64_t(volume.height) * volume.width * kChannels;
   for (int s = begin; s < end; ++s) {
     F sums[kVectors];
     for (int v = 0; v < kVectors; ++v) sums[v] = F(0.0f);
-    for (int plane = 0; plane < volume.planes_count; ++plane) {
-      const float* base = planes + plane * plane_size;
+    for (int plane = 0; plane < volume.planes; ++plane) {
+      const float* base = planes + plane * volume.plane_stride;
       for (int k = 0; k < 4; ++k) {
         const int at = (4 * plane + k) * b.stride + s;
         const float* from = base + int64_t(b.texel[at]) * kChannels;
@@ -207,7 +207,7 @@ void render(const Volume& volume,
   const RayBuffers b(space, count);
   for (int64_t r = begin; r < end; ++r) {
     const float* ray = rays.rays + 8 * r;
-    const float* planes = volume.planes + r / rays.rays_per_camera * volume.batch_stride;
+    const float* planes = volume.texels + r / rays.rays_per_camera * volume.batch_stride;
     coarse_depths<F>(march, ray, rays.jitter ? rays.jitter + r * coarse : nullptr, b.t);
     evaluate<F>(volume, decoder, planes, ray, b, 0, coarse, KeepNoSlope{});
     if (fine) {
@@ -231,4 +231,5 @@ void render(const Volume& volume,
   }
 }
 
+}  // namespace
 }  // namespace talk3d

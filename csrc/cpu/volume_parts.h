@@ -4,6 +4,7 @@
 #include "cpu/volume_backward.h"
 
 namespace talk3d {
+namespace {
 
 // features [rows, 32] to raw densities [rows] and colours [rows, 32]
 template <class F>
@@ -61,4 +62,5 @@ void march_samples(const March& march,
   }
 }
 
+}  // namespace
 }  // namespace talk3d

@@ -5,10 +5,11 @@
 #include <cstring>
 #include <initializer_list>
 #include <new>
+#include <vector>
 
 #include "cpu/volume_parts.h"
 
 namespace talk3d {
-const VolumeKernels kVolumePortable = {&render<Lane>, &differentiate<Lane>, &scatter<Lane>,
-                                       &decode<Lane>, &draw_depths<Lane>,   &march_samples<Lane>};
+const VolumeKernels kVolumePortable = {&render<Lane>, &differentiate<Lane>, &decode<Lane>, &draw_depths<Lane>,
+                                       &march_samples<Lane>};
 }

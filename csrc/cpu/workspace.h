@@ -7,6 +7,7 @@
 #include <new>
 
 namespace talk3d {
+namespace {
 
 constexpr int kPadding = 16;  // floats of the widest vector: a row may be read and written that far beyond its end
 
@@ -45,4 +46,5 @@ class Workspace {
   Piece* last_ = nullptr;
 };
 
+}  // namespace
 }  // namespace talk3d

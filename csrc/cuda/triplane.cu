@@ -6,10 +6,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <tuple>
 #include <vector>
 
+#include "common/sampling.h"
 #include "common/triplane.h"
 
 using torch::stable::Tensor;
@@ -18,17 +18,6 @@ namespace talk3d {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kMaxPlanes = 3;
-
-struct Sampling {
-  int64_t points, points_per_batch;    // B * M, M
-  int64_t batch_stride, plane_stride;  // in floats; the first is 0 where all points share the planes
-  int planes, height, width, channels;
-  int pairs[2 * kMaxPlanes];  // the coordinates that each plane sees along its width and its height
-  float scale;
-  bool mean;
-  float share;  // of a plane in a feature: a third of the mean, or all of it
-};
 
 // Channels that a thread takes at once.
 template <int kWide>
@@ -152,25 +141,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-Sampling sampling_of(
-    const Tensor& planes, const Tensor& points, const std::vector<int64_t>& pairs, double scale, bool mean) {
-  STD_TORCH_CHECK(planes.is_contiguous() && points.is_contiguous(), "planes and points must be contiguous");
-  Sampling s{};
-  s.points = points.size(0) * points.size(1);
-  s.points_per_batch = points.size(1);
-  s.planes = static_cast<int>(planes.size(1));
-  s.height = static_cast<int>(planes.size(2));
-  s.width = static_cast<int>(planes.size(3));
-  s.channels = static_cast<int>(planes.size(4));
-  s.plane_stride = planes.stride(1);
-  s.batch_stride = planes.size(0) == 1 ? 0 : planes.stride(0);
-  std::copy(pairs.begin(), pairs.end(), s.pairs);
-  s.scale = static_cast<float>(scale);
-  s.mean = mean;
-  s.share = mean ? 1.0f / 3.0f : 1.0f;
-  return s;
-}
-
 const float* data(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
 float* mutable_data(const Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
 bool aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % sizeof(float4) == 0; }
@@ -200,6 +170,7 @@ void check_launch() {
 Tensor sample_triplane(
     const Tensor& planes, const Tensor& points, std::vector<int64_t> pairs, double scale, bool mean) {
   const torch::stable::accelerator::DeviceGuard guard(planes.get_device_index());
+  STD_TORCH_CHECK(planes.is_contiguous() && points.is_contiguous(), "planes and points must be contiguous");
   const Sampling s = sampling_of(planes, points, pairs, scale, mean);
   const int64_t B = points.size(0), M = points.size(1), P = planes.size(1), C = planes.size(4);
   Tensor features =
@@ -222,7 +193,8 @@ std::tuple<Tensor, Tensor> sample_triplane_backward(const Tensor& d_features,
                                                     bool needs_planes,
                                                     bool needs_points) {
   const torch::stable::accelerator::DeviceGuard guard(planes.get_device_index());
-  STD_TORCH_CHECK(d_features.is_contiguous(), "d_features must be contiguous");
+  STD_TORCH_CHECK(planes.is_contiguous() && points.is_contiguous() && d_features.is_contiguous(),
+                  "d_features, planes and points must be contiguous");
   const Sampling s = sampling_of(planes, points, pairs, scale, mean);
   const std::vector<int64_t> nothing{0};
   Tensor d_planes = torch::stable::new_zeros(planes, needs_planes ? planes.sizes() : nothing);
