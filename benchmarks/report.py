@@ -56,7 +56,7 @@ class Report:
 
 def busy(threads: int) -> str | None:
     """Say so if other programs want the cores that ours needs."""
-    load, spare = os.getloadavg()[0], len(os.sched_getaffinity(0)) - threads
+    load, spare = os.getloadavg()[0], (os.cpu_count() or 1) - threads
     if load <= spare + _STRANGER:
         return None
     return f"the machine is busy (load average {load:.2f}, {max(spare, 0)} spare cores): ratios will be noisy"

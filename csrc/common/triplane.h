@@ -20,7 +20,9 @@ struct Taps {
 template <class F>
 TALK3D_HD Taps<F> taps(F u, F v, int width, int height) {
   const F columns(static_cast<float>(width)), rows(static_cast<float>(height));
-  const F zero(0.0f), one(1.0f), half(0.5f);
+  const F zero(0.0f), one(1.0f), half(0.5f), far(4.0f), opposite(-4.0f);
+  u = max(opposite, min(far, u));  // outside a plane of any size, and still finite
+  v = max(opposite, min(far, v));
   const F x = ((u + one) * columns - one) * half, y = ((v + one) * rows - one) * half;
   const F x0 = floor(x), y0 = floor(y), x1 = x0 + one, y1 = y0 + one;
   const F last_column = columns - one, last_row = rows - one;

@@ -5,8 +5,8 @@
 
 #include <tuple>
 
+#include "common/tensors.h"
 #include "cpu/instructions.h"
-#include "cpu/tensors.h"
 
 namespace talk3d {
 

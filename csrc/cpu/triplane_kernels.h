@@ -51,12 +51,10 @@ struct Tile {
     alignas(64) float coordinate[3][kTile] = {};
     for (int point = 0; point < count; ++point)
       for (int axis = 0; axis < 3; ++axis) coordinate[axis][point] = points[3 * point + axis] * s.scale;
-    const F far(4.0f), opposite(-4.0f);  // outside a plane of any size, and still finite
     for (int plane = 0; plane < s.planes; ++plane) {
       for (int point = 0; point < count; point += F::width) {
-        const F u = max(opposite, min(far, F::load(coordinate[s.pairs[2 * plane]] + point)));
-        const F v = max(opposite, min(far, F::load(coordinate[s.pairs[2 * plane + 1]] + point)));
-        const Taps<F> found = taps(u, v, s.width, s.height);
+        const Taps<F> found = taps(F::load(coordinate[s.pairs[2 * plane]] + point),
+                                   F::load(coordinate[s.pairs[2 * plane + 1]] + point), s.width, s.height);
         for (int tap = 0; tap < 4; ++tap) {
           F::store(texel[plane][tap] + point, found.texel[tap]);
           (found.weight[tap] * F(s.share)).store(weight[plane][tap] + point);

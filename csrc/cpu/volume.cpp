@@ -10,8 +10,8 @@
 #include <tuple>
 #include <vector>
 
+#include "common/tensors.h"
 #include "cpu/instructions.h"
-#include "cpu/tensors.h"
 #include "cpu/triplane.h"
 
 namespace talk3d {

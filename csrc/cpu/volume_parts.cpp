@@ -5,7 +5,7 @@
 
 #include <tuple>
 
-#include "cpu/tensors.h"
+#include "common/tensors.h"
 #include "cpu/volume.h"
 
 namespace talk3d {

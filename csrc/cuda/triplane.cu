@@ -10,9 +10,8 @@
 #include <vector>
 
 #include "common/sampling.h"
+#include "common/tensors.h"
 #include "common/triplane.h"
-
-using torch::stable::Tensor;
 
 namespace talk3d {
 namespace {
@@ -50,9 +49,7 @@ __device__ void add(float* to, const Channels<4>& value) {
 __device__ int64_t point_of_thread() { return int64_t(blockIdx.x) * blockDim.y + threadIdx.y; }
 
 __device__ Taps<Lane> taps_of(const Sampling& s, const float* point, int plane) {
-  const Lane far(4.0f);  // outside a plane of any size, and still finite
-  const Lane u = max(-far.v, min(far, point[s.pairs[2 * plane]] * s.scale));
-  const Lane v = max(-far.v, min(far, point[s.pairs[2 * plane + 1]] * s.scale));
+  const Lane u = point[s.pairs[2 * plane]] * s.scale, v = point[s.pairs[2 * plane + 1]] * s.scale;
   return taps(u, v, s.width, s.height);
 }
 
@@ -141,8 +138,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-const float* data(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
-float* mutable_data(const Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
 bool aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % sizeof(float4) == 0; }
 
 cudaStream_t current_stream(const Tensor& tensor) {
@@ -173,8 +168,7 @@ Tensor sample_triplane(
   STD_TORCH_CHECK(planes.is_contiguous() && points.is_contiguous(), "planes and points must be contiguous");
   const Sampling s = sampling_of(planes, points, pairs, scale, mean);
   const int64_t B = points.size(0), M = points.size(1), P = planes.size(1), C = planes.size(4);
-  Tensor features =
-      torch::stable::new_empty(points, mean ? std::vector<int64_t>{B, M, C} : std::vector<int64_t>{B, P, M, C});
+  Tensor features = mean ? empty(points, {B, M, C}) : empty(points, {B, P, M, C});
   if (s.points == 0) return features;
   const bool by_four = C % 4 == 0 && aligned(planes);
   const auto kernel = by_four ? sample_triplane_kernel<4> : sample_triplane_kernel<1>;
@@ -196,9 +190,8 @@ std::tuple<Tensor, Tensor> sample_triplane_backward(const Tensor& d_features,
   STD_TORCH_CHECK(planes.is_contiguous() && points.is_contiguous() && d_features.is_contiguous(),
                   "d_features, planes and points must be contiguous");
   const Sampling s = sampling_of(planes, points, pairs, scale, mean);
-  const std::vector<int64_t> nothing{0};
-  Tensor d_planes = torch::stable::new_zeros(planes, needs_planes ? planes.sizes() : nothing);
-  Tensor d_points = torch::stable::new_empty(points, needs_points ? points.sizes() : nothing);
+  Tensor d_planes = zeros_if(needs_planes, planes);
+  Tensor d_points = needs_points ? torch::stable::empty_like(points) : empty(points, {0});
   if (s.points == 0 || !(needs_planes || needs_points)) return {d_planes, d_points};
   const bool by_four = s.channels % 4 == 0 && aligned(planes) && aligned(d_features);
   const auto kernel = by_four ? sample_triplane_backward_kernel<4> : sample_triplane_backward_kernel<1>;

@@ -123,10 +123,9 @@ class Operator:
         """Say why an implementation cannot run on these arguments (without any: why it cannot run at all), or None."""
         if impl not in self._sources:
             return f"talk3d::{self.name} has no implementation {impl!r}; it has {', '.join(self.implementations)}"
-        reason = self._unavailable(impl)
-        if args:
-            reason = reason or _wrong_device(impl, args)
-            reason = reason or (self._supports[impl](*args) if impl in self._supports else None)
+        reason = (_wrong_device(impl, args) if args else None) or self._unavailable(impl)
+        if args and not reason and impl in self._supports:
+            reason = self._supports[impl](*args)
         return reason
 
     def _unavailable(self, impl: str) -> str | None:

@@ -189,8 +189,10 @@ def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tens
     far = faces.amax(0).nan_to_num(torch.inf).amin(-1)
     if options.coupled == "published":
         hits = far > near
-        if hits.any():
-            near, far = near.where(hits, near[hits].min()), far.where(hits, near[hits].max())
+        keep = hits | ~hits.any()  # with no hit at all, there is nobody to take limits from
+        if near.numel():
+            lowest, highest = near.where(hits, torch.inf).min(), near.where(hits, -torch.inf).max()  # of near, both
+            near, far = near.where(keep, lowest), far.where(keep, highest)
     else:
         nearest = 1e-3 * options.box_warp  # not behind the camera, nor at it: disparity divides by near
         near = near.clamp(min=nearest)
@@ -287,6 +289,8 @@ _backward.refuse_derivative("render_rays is differentiable once; for more, use t
 def _published_size(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
     if planes.dtype != torch.float32:
         return f"it takes float32, not {planes.dtype}"
+    if planes.shape[2] * planes.shape[3] > 2**24:  # it computes the number of a texel in float32
+        return f"it takes planes of at most 2^24 texels, not {planes.shape[2]} x {planes.shape[3]}"
     settings = _Settings(*numbers)
     sizes = planes.shape[4], int(settings.hidden), _outputs(planes, decoder, settings)
     return None if sizes == (32, 64, 32) else f"it is built for a decoder 32 -> 64 -> 1 + 32, not {sizes}"

@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
+from talk3d import native
 from talk3d.ops import AXES, PackedPlanes, pack_planes, sample_triplane
 from talk3d.ops.registry import operators
 from talk3d.testing import assert_as_accurate, assert_golden, golden, outputs_and_gradients
 
 CONVENTIONS = [(axes, reduce) for axes in AXES for reduce in ("mean", "none")]
 
+IMPLS = ["reference", "cpu", "cpu, 8 lanes", "cpu, 1 lane", "triton", pytest.param("cuda", marks=pytest.mark.gpu)]
 
-@pytest.fixture(params=["reference", "cpu", "triton", pytest.param("cuda", marks=pytest.mark.gpu)])
-def impl(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
+
+@pytest.fixture(params=IMPLS)
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    name, _, lanes = request.param.partition(", ")
     if reason := operators()["sample_triplane"].why_not(name):
         pytest.skip(reason)
+    if lanes:
+        monkeypatch.setenv("TALK3D_LANES", lanes.split()[0])
     return name
 
 
@@ -112,14 +117,13 @@ class TestGolden:
         planes, points = data["planes"].to(device_of(impl)), data["coords"].to(device_of(impl))
         features = sample_triplane(planes, points, box_warp=box_warp, axes=axes, reduce="none", impl=impl)
         assert_golden(features.cpu(), data[name], 2e-6, name)
-        mean = sample_triplane(planes, points, box_warp=box_warp, axes=axes, impl=impl)
-        assert_golden(mean.cpu(), data[name].mean(1), 2e-6, f"mean of {name}")
 
-    def test_golden_mean_of_merged_planes(self, impl):
+    @pytest.mark.parametrize("merged", [False, True])
+    def test_golden_mean(self, impl, merged):
         data = golden("eg3d/b_plane_sampling")
-        packed = pack_planes(data["planes"].to(device_of(impl)), "original")
-        assert len(packed.pairs) == 4
-        mean = sample_triplane(packed, data["coords"].to(device_of(impl)), box_warp=1.0, impl=impl)
+        planes, points = data["planes"].to(device_of(impl)), data["coords"].to(device_of(impl))
+        given = pack_planes(planes, "original") if merged else planes
+        mean = sample_triplane(given, points, box_warp=1.0, axes="original", impl=impl)
         assert_golden(mean.cpu(), data["feat_main_mean"], 2e-6)
 
     def test_golden_gradients(self, impl):
@@ -147,7 +151,7 @@ def test_gradcheck(axes, reduce):
         (1, 3, 13, 3, 5, 7),
         (2, 2, 40, 33, 9, 6),
         (2, 2, 13, 32, 1, 8),
-        (1, 2, 40, 32, 6, 6),  # few texels: "original" merges two planes
+        (1, 2, 80, 32, 3, 3),  # few texels: "original" merges two planes
     ],
 )
 def test_as_accurate_as_the_reference(impl, axes, reduce, sizes):
@@ -275,10 +279,39 @@ class TestStrangePoints:
 
     def test_a_texel_that_is_not_a_number_spoils_what_sees_it(self, impl):
         planes = torch.ones(1, 3, 2, 4, 4)
-        planes[0, 0, 1, 0, 0] = torch.nan
-        points = torch.tensor([[[-0.35, -0.35, 0.0], [0.35, 0.35, 0.0]]])  # next to the texel, and far from it
-        features = run(planes, points, impl)[0]
-        assert features.isnan().tolist() == [[[False, True], [False, False]]]
+        planes[0, :, 1, 0, 0] = torch.nan
+        near, inside, outside = [-0.35, -0.35, -0.35], [0.35, 0.35, 0.35], [-5.0, -5.0, -5.0]
+        features, _, d_points = run(
+            planes.requires_grad_(), torch.tensor([[near, inside, outside]], requires_grad=True), impl
+        )
+        assert features.isnan().tolist() == [[[False, True], [False, False], [False, False]]]
+        assert d_points.isnan().any(2).tolist() == [[True, False, False]]
+
+
+def test_the_processor_is_reproducible():
+    """A texel meets its points in one order, whichever threads do the work."""
+    if reason := operators()["sample_triplane"].why_not("cpu"):
+        pytest.skip(reason)
+    inputs = make(1, 2, 5000, 32, 16, 16)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(run(*inputs, "cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(mine, first) for mine, first in zip(other, results[0], strict=True))
+
+
+def test_planes_too_large_for_compiled_kernels_are_refused(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda name: None)
+    planes = torch.ones(1).expand(1, 3, 1, 4097, 4096)  # no memory: one number
+    why_not = operators()["sample_triplane"].why_not
+    texels = planes.permute(0, 1, 3, 4, 2)
+    assert why_not("cpu", texels, torch.zeros(1, 1, 3)) == "it takes planes of at most 2^24 texels, not 4097 x 4096"
+    assert why_not("cpu", texels[:, :, 1:], torch.zeros(1, 1, 3)) is None
 
 
 @pytest.mark.parametrize(
@@ -345,21 +378,20 @@ class TestContract:
     @pytest.mark.compile
     @pytest.mark.parametrize("dynamic", [False, True])
     def test_compiles_whole(self, impl, dynamic):
-        self.compile_and_compare(impl, dynamic, "aot_eager")
+        self.compile_and_compare(impl, [13, 17], dynamic=dynamic, backend="aot_eager")
 
     @pytest.mark.compile
     def test_compiles_with_inductor(self):
-        self.compile_and_compare("auto", False, "inductor")
+        self.compile_and_compare("auto", [13], backend="inductor")
 
     @staticmethod
-    def compile_and_compare(impl: str, dynamic: bool, backend: str) -> None:
-        device = device_of(impl)
-
+    def compile_and_compare(impl: str, counts: list[int], **options: object) -> None:
         def sample(planes: Tensor, points: Tensor) -> Tensor:
             return 2 * sample_triplane(planes, points, box_warp=1.1, axes="original", impl=impl)
 
         torch.compiler.reset()
-        compiled = torch.compile(sample, fullgraph=True, dynamic=dynamic, backend=backend)
-        for count in (13, 17):
-            inputs = [tensor.detach().to(device).requires_grad_() for tensor in make(points=count, height=8, width=8)]
+        compiled = torch.compile(sample, fullgraph=True, **options)
+        for count in counts:
+            planes, points = make(points=count, height=8, width=8)
+            inputs = [tensor.detach().to(device_of(impl)).requires_grad_() for tensor in (planes, points)]
             torch.testing.assert_close(outputs_and_gradients(compiled, inputs), outputs_and_gradients(sample, inputs))

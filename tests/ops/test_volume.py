@@ -220,6 +220,9 @@ def test_what_is_not_finite_stays_so_and_harms_nobody(impl):
     others = [0, 1, 2, 4, 6, 7]
     assert torch.equal(found.features[:, others], clean.features[:, others])
     assert found.features[0, 3].isnan().all()
+    origins[0, 3] = math.inf  # infinitely far out there is nothing
+    found = render_rays(planes, decoder, origins, directions, OPTIONS, impl=impl)
+    assert torch.equal(found.features[:, others], clean.features[:, others])
     broken, rays = torch.full_like(planes, math.nan), make(1, 8)[5:]
     assert render_rays(broken, decoder, *rays, OPTIONS, impl=impl).features.isnan().all()
 
@@ -250,6 +253,21 @@ def test_compiles_whole(impl, dynamic):
         eager, found = outputs_and_gradients(loss, inputs), outputs_and_gradients(compiled, inputs)
         for mine, theirs in zip(found, eager, strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.compile
+def test_published_coupling_compiles_whole():
+    planes, *decoder, origins, directions = (t.detach() for t in make(1, 6))
+    directions = torch.cat([directions[:, :3], -directions[:, 3:]], dim=1)  # half of them look away
+    options = replace(OPTIONS, near="auto", far="auto", coupled="published")
+
+    def seen(origins, directions):
+        return render_rays(planes, decoder, origins, directions, options)
+
+    compiled = torch.compile(seen, fullgraph=True, backend="aot_eager")
+    for mine, theirs in zip(compiled(origins, directions), seen(origins, directions), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert seen(origins, -directions[:, :3].repeat(1, 2, 1)).depth.isfinite().all()  # nobody hits
 
 
 @pytest.mark.compile
