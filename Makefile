@@ -28,13 +28,13 @@ lint: $(VENV)/talk3d $(VENV)/typed
 	cd $(VENV)/typed && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p talk3d
 
 bench: $(VENV)/talk3d
-	$(BIN)/pytest benchmarks
+	$(BIN)/pytest benchmarks --ledger
 
 # the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; what Python itself leaks is not of interest
 sanitize: $(VENV)/sanitized
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(abspath $<) \
-	$(BIN)/pytest tests/ops -k cpu -m "not compile"
+	$(BIN)/pytest tests/ops -k cpu -m "not compile" --capture=sys
 
 clean:
 	rm -rf build *.egg-info talk3d/*.so talk3d/_build.json $(VENV)/talk3d

@@ -18,10 +18,10 @@ __all__ = ["main"]
 
 @dataclass(frozen=True)
 class Demo:
-    """Render a picture from a tri-plane, on the CPU."""
+    """Fit a tri-plane to pictures of a head, and draw what it learned; a minute on a CPU."""
 
     out: Path = Path("demo.png")
-    """Where the picture goes."""
+    """The picture, a PNG file."""
 
     def run(self) -> None:
         """Run the command."""

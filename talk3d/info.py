@@ -28,7 +28,7 @@ PACKAGES = {
     "ninja": "building the native kernels in parallel",
     "matplotlib": "plots of benchmarks",
     "nvtx": "ranges for a profiler",
-    "pytest_benchmark": "make bench",
+    "pytest-benchmark": "make bench",
 }
 _COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _VECTORS = {1: "no vectors", 8: "AVX2, 8 floats at a time", 16: "AVX-512, 16 floats at a time"}

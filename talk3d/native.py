@@ -26,7 +26,8 @@ def available(name: str) -> str | None:
     try:
         torch.ops.load_library(library.origin)
     except OSError as error:
-        return f"the {name} kernels of talk3d cannot be loaded: {error}"
+        cause = error.__cause__ or error  # torch's own message names the file alone
+        return f"the {name} kernels of talk3d cannot be loaded: {cause}"
     return None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+os.environ.setdefault("TALK3D_GOLDEN", str(Path(__file__).parent / "golden"))  # also where talk3d is not editable
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is imported, hence before anything else

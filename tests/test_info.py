@@ -57,7 +57,8 @@ def test_names_gpus(driver):
 
 
 @pytest.mark.parametrize(
-    ("broken", "reason"), [(Driver(error=100), "no CUDA-capable device is detected"), (Driver(count=0), "no GPU is visible")]
+    ("broken", "reason"),
+    [(Driver(error=100), "no CUDA-capable device is detected"), (Driver(count=0), "no GPU is visible")],
 )
 def test_says_why_there_is_no_gpu(driver, broken, reason):
     driver(broken)

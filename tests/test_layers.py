@@ -14,7 +14,8 @@ from talk3d.ops.registry import operators
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted([*ROOT.glob("talk3d/**/*.py"), *ROOT.glob("kernels/**/*.py")])
-PYTHON = sorted([*LIBRARY, ROOT / "setup.py", *(p for d in ("tests", "benchmarks", "docs") for p in ROOT.glob(f"{d}/**/*.py"))])
+BESIDE = [path for folder in ("tests", "benchmarks", "docs") for path in ROOT.glob(f"{folder}/**/*.py")]
+PYTHON = sorted([ROOT / "setup.py", *LIBRARY, *BESIDE])
 NATIVE = sorted(p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".cpp", ".cu"))
 
 # A room may import what its arrows lead to, near or far. "talk3d" is the package itself, which everybody may import.
