@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 NATIVE := $(shell find csrc -type f)
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation
 # another installation, beside the editable one
-ASIDE = rm -rf build $@ && $(INSTALL) --no-deps --target $@ .
+ASIDE = rm -rf build $@ && $(INSTALL) --no-deps --target $@ . && rm -rf build
 
 .PHONY: demo test lint bench sanitize clean
 

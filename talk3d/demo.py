@@ -61,8 +61,8 @@ class Size:
 
     plane: int = 128  # texels along a side
     views: int = 8  # cameras to fit to, in each of three rows
-    view: int = 192  # pixels along a side of what they see
-    steps: int = 500
+    view: int = 160  # pixels along a side of what they see
+    steps: int = 400
     rays: int = 4096  # in a step
     tile: int = 240  # pixels along a side of a view in the picture
 

@@ -28,7 +28,7 @@ ARROWS = {
     "evaluation": {"avatar"},
     "talk3d": {"avatar"},
     "avatar": {"models", "cameras"},
-    "models": {"nn"},
+    "models": {"nn", "cameras"},
     "nn": {"ops"},
     "ops": {"registry"},
     "registry": {"native"},

@@ -1,0 +1,1 @@
+"""Fast forms of the operators, made of torch calls alone: implementation ``"torch"``, on any device."""

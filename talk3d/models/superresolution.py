@@ -1,0 +1,191 @@
+"""Super-resolution: from rendered features to the picture (EG3D, section 4.3)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, interpolate
+
+from talk3d.models.synthesis import SynthesisBlock, upsample
+from talk3d.nn import Noise
+from talk3d.ops import bias_act, resample2d
+
+__all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
+
+Variant = Literal["2x", "4x", "8x", "8xdc"]
+
+_RGB = 3  # the first channels of the features are the picture at low resolution
+
+
+class _Shape(NamedTuple):
+    """The two blocks of a variant, and the size of their input."""
+
+    size: int
+    widths: tuple[int, int]
+    ups: tuple[Literal[1, 2], Literal[1, 2]]
+    only_enlarge: bool = False
+
+    @property
+    def resolution(self) -> int:
+        """Side of the result."""
+        return self.size * self.ups[0] * self.ups[1]
+
+
+# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes
+VARIANTS: dict[Variant, _Shape] = {
+    "2x": _Shape(64, (128, 64), (1, 2)),
+    "4x": _Shape(128, (128, 64), (1, 2), only_enlarge=True),
+    "8x": _Shape(128, (128, 64), (2, 2)),
+    "8xdc": _Shape(128, (256, 128), (2, 2)),
+}
+
+
+def _resize(features: Tensor, shape: _Shape) -> Tensor:
+    """Bring features to the size that the blocks want."""
+    width = features.shape[3]
+    if width == shape.size or (shape.only_enlarge and width > shape.size):
+        return features
+    return interpolate(features, (shape.size, shape.size), mode="bilinear", align_corners=False, antialias=True)
+
+
+class SuperResolution(nn.Module):
+    """Two synthesis blocks over rendered features, styled by one latent.
+
+    Args:
+        variant: A key of :data:`VARIANTS`.
+        channels: Channels of the features.
+        w_dim: Width of the latent.
+        clamp: Largest magnitude of activations, if there is one.
+        dtype: Type of the activations in the blocks, by default that of the features, which the picture keeps.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        *,
+        channels: int = 32,
+        w_dim: int = 512,
+        clamp: float | None = 256.0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        self.shape = VARIANTS[variant]
+        self.channels = channels
+        self.w_dim = w_dim
+        self.dtype = dtype
+        (width0, width1), (up0, up1) = self.shape.widths, self.shape.ups
+        side = self.shape.size * up0
+        self.block0 = SynthesisBlock(
+            channels, width0, w_dim=w_dim, resolution=side, image_channels=_RGB, up=up0, clamp=clamp
+        )
+        self.block1 = SynthesisBlock(
+            width0, width1, w_dim=w_dim, resolution=side * up1, image_channels=_RGB, up=up1, clamp=clamp
+        )
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch channels height width"],
+        w: Float[Tensor, "batch w_dim"],
+        *,
+        noise: Noise = "none",
+    ) -> Float[Tensor, "batch 3 out_height out_width"]:
+        """Make the picture.
+
+        Args:
+            features: Rendered features, of which the first three are the picture at low resolution.
+            w: The latent: the last of a generator's.
+            noise: As in :class:`talk3d.models.synthesis.SynthesisBackbone`.
+
+        Returns:
+            Pictures ``[B, 3, H', W']``, from -1 to about 1.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        if features.ndim != 4 or features.shape[1] != self.channels:
+            raise ValueError(f"features must be [batch, {self.channels}, height, width], got {list(features.shape)}")
+        if w.shape != (len(features), self.w_dim):
+            raise ValueError(f"w must have the shape [{len(features)}, {self.w_dim}], got {list(w.shape)}")
+        features = _resize(features, self.shape)
+        ws = w[:, None].expand(-1, 3, -1)
+        x, image = self.block0(features.to(self.dtype or features.dtype), features[:, :_RGB], ws, noise=noise)
+        _, image = self.block1(x, image, ws, noise=noise)
+        return image
+
+    @torch.no_grad()
+    def fold(self, w: Float[Tensor, " w_dim"]) -> FoldedSuperResolution:
+        """Fold modulation, demodulation, gains and bias for one latent into the weights of plain convolutions.
+
+        It has no noise. Its parameters are constants, in the type of this network's; gradients flow to the features.
+
+        Raises:
+            ValueError: If the shape of ``w`` is not ``[w_dim]``.
+        """
+        if w.shape != (self.w_dim,):
+            raise ValueError(f"w must have the shape [{self.w_dim}], got {list(w.shape)}")
+        return FoldedSuperResolution(self.shape, _FoldedBlock(self.block0, w), _FoldedBlock(self.block1, w))
+
+
+class _FoldedBlock(nn.Module):
+    """A synthesis block for one latent, without noise."""
+
+    conv0_weight: Tensor
+    conv0_bias: Tensor
+    conv1_weight: Tensor
+    conv1_bias: Tensor
+    to_rgb_weight: Tensor
+    to_rgb_bias: Tensor
+    filter: Tensor | None
+
+    def __init__(self, block: SynthesisBlock, w: Tensor) -> None:
+        super().__init__()
+        self.clamp = block.conv0.clamp
+        for name in ("conv0", "conv1", "to_rgb"):
+            weight, bias = getattr(block, name).fold(w)
+            self.register_buffer(f"{name}_weight", weight)
+            self.register_buffer(f"{name}_bias", bias)
+        self.register_buffer("filter", block.filter, persistent=False)
+
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        if self.filter is None:
+            x = self._activate(conv2d(x, self.conv0_weight, self.conv0_bias, padding=1))
+        else:
+            spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
+            smooth = resample2d(spread, self.filter.to(x.dtype), padding=1, gain=4.0)
+            x = self._activate(smooth, self.conv0_bias)  # the rim of the filter would darken a bias put in before
+            image = upsample(image, self.filter.to(image.dtype))
+        x = self._activate(conv2d(x, self.conv1_weight, self.conv1_bias, padding=1))
+        contribution = bias_act(conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.clamp)
+        return x, image + contribution.to(image.dtype)
+
+    def _activate(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return bias_act(x, bias, gain=1.0, clamp=self.clamp)
+
+
+class FoldedSuperResolution(nn.Module):
+    """:class:`SuperResolution` for one latent; made by :meth:`SuperResolution.fold`.
+
+    ``.to(torch.bfloat16)`` runs the convolutions in that type, ``.to(memory_format=torch.channels_last)`` in the layout
+    that is fast; the picture keeps the type of the features.
+    """
+
+    def __init__(self, shape: _Shape, block0: _FoldedBlock, block1: _FoldedBlock) -> None:
+        super().__init__()
+        self.shape = shape
+        self.block0 = block0
+        self.block1 = block1
+
+    def forward(
+        self, features: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch 3 out_height out_width"]:
+        """Make pictures from rendered features, whose first three channels are the picture at low resolution."""
+        features = _resize(features, self.shape)
+        x = features.to(self.block0.conv0_weight.dtype)
+        x, image = self.block0(x, features[:, :_RGB])
+        _, image = self.block1(x, image)
+        return image
