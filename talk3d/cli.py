@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 @dataclass(frozen=True)
 class Demo:
-    """Fit a tri-plane to pictures of a head, and draw what it learned; a minute on a CPU."""
+    """Fit a tri-plane to pictures of a head, and draw what it learned; a minute or two on a CPU."""
 
     out: Path = Path("demo.png")
     """The picture, a PNG file."""
@@ -47,7 +47,7 @@ class Info:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     command = tyro.cli(
-        Annotated[Demo | Info, tyro.conf.FlagCreatePairsOff],  # type: ignore[arg-type]
+        Annotated[Demo | Info, tyro.conf.FlagCreatePairsOff],
         prog="talk3d",
         description="Open 3D talking heads.",
         args=arguments,
