@@ -9,11 +9,43 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 __all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert a published checkpoint (EG3D's .pkl, Talk3D's .pt) to safetensors and JSON; nothing of it is run."""
+
+    source: tyro.conf.Positional[Path]
+    """The checkpoint."""
+
+    out: Path | None = None
+    """The folder to write, which must not exist or be empty."""
+
+    axes: Literal["original", "zy", "yz"] | None = None
+    """The convention of the planes, where the checkpoint does not say it."""
+
+    list: bool = False
+    """Print what the checkpoint holds instead."""
+
+    json: bool = False
+    """For machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.weights import show
+
+        if self.list:
+            show.show_listing(self.source, as_json=self.json)
+        elif self.out:
+            show.show_conversion(self.source, self.out, self.axes, as_json=self.json)
+        else:
+            print("talk3d: convert needs --out, or --list", file=sys.stderr)
+            raise SystemExit(2)
 
 
 @dataclass(frozen=True)
@@ -47,7 +79,7 @@ class Info:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     command = tyro.cli(
-        Annotated[Demo | Info, tyro.conf.FlagCreatePairsOff],
+        Annotated[Convert | Demo | Info, tyro.conf.FlagCreatePairsOff],
         prog="talk3d",
         description="Open 3D talking heads.",
         args=arguments,

@@ -1,0 +1,40 @@
+"""What ``talk3d convert`` prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from talk3d.ops.triplane import Axes
+from talk3d.weights.convert import convert, listing
+from talk3d.weights.recorded import printable
+
+__all__ = ["show_conversion", "show_listing"]
+
+
+def show_conversion(source: Path, out: Path, axes: Axes | None, *, as_json: bool = False) -> None:
+    """Convert a checkpoint, and print what was written."""
+    weights = convert(source, out, axes=axes)
+    parts = {name: len(tensors) for name, tensors in weights.parts.items()}
+    if as_json:
+        print(json.dumps({"out": str(out), "kind": weights.kind, "parts": parts, **weights.facts}, indent=2))
+        return
+    counted = ", ".join(f"{name} ({count} tensors)" for name, count in parts.items())
+    print(f"{out}: {weights.kind}, axes {weights.facts['axes']!r}: {counted}")
+    for note in weights.facts["notes"]:
+        print(f"Note: {note}")
+
+
+def show_listing(source: Path, *, as_json: bool = False) -> None:
+    """Print what a checkpoint holds, without converting it."""
+    found = listing(source)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{found['file']}: {found['holds']}, axes {found['axes'] or 'not said'}")
+    for name, value in found["options"].items():
+        print(f"  {printable(name)} = {printable(str(value))}")
+    print(f"{len(found['tensors'])} tensors")
+    for tensor in found["tensors"]:
+        print(f"  {tensor['name']} {tensor['shape']} {tensor['dtype']}")
+    print(f"Names that the file refers to, none of which was looked up: {', '.join(found['names'])}")

@@ -1,0 +1,95 @@
+"""Weights at rest: a folder of safetensors beside one JSON file that says what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = ["FILE", "VERSION", "Weights", "read_weights", "write_weights"]
+
+FILE = "weights.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a folder holds.
+
+    Attributes:
+        kind: ``"generator"``, ``"driver"`` or ``"identity"``.
+        parts: For each file, without its ending, its tensors by name.
+        facts: What the tensors do not say: conventions, options, where they came from. Ready for JSON.
+    """
+
+    kind: str
+    parts: Mapping[str, Mapping[str, Tensor]]
+    facts: Mapping[str, Any]
+
+
+def write_weights(weights: Weights, folder: Path) -> None:
+    """Write a folder, which appears whole or not at all.
+
+    Raises:
+        ValueError: If the folder exists and is not empty.
+    """
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already; name another, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished.mkdir()
+    try:
+        for name, tensors in weights.parts.items():
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished / f"{name}.safetensors")
+        about = {"format": "talk3d", "version": VERSION, "kind": weights.kind, "parts": list(weights.parts)}
+        (unfinished / FILE).write_text(json.dumps(about | dict(weights.facts), indent=2) + "\n")
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+
+
+def read_weights(folder: Path, kind: str | None = None) -> Weights:
+    """Read what :func:`write_weights` wrote.
+
+    Args:
+        folder: The folder.
+        kind: What it must hold, if that matters.
+
+    Raises:
+        ValueError: If it is no such folder, of a version or kind that does not fit, or damaged.
+    """
+    try:
+        about = json.loads((folder / FILE).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no weights: it has no {FILE}") from None
+    except ValueError:
+        raise ValueError(f"{folder / FILE} is damaged: it is not JSON") from None
+    if not isinstance(about, dict) or about.pop("format", None) != "talk3d":
+        raise ValueError(f"{folder / FILE} does not describe weights of talk3d")
+    version, found, parts = (about.pop(key, None) for key in ("version", "kind", "parts"))
+    if version != VERSION:
+        raise ValueError(f"{folder} is of version {version}, and this talk3d reads version {VERSION}")
+    if kind not in (None, found):
+        raise ValueError(f"{folder} holds the weights of a {found}, not of a {kind}")
+    if not isinstance(parts, list) or not all(isinstance(part, str) and part.isidentifier() for part in parts):
+        raise ValueError(f"{folder / FILE} is damaged: its parts are not names")
+    return Weights(found, {part: _load(folder / f"{part}.safetensors") for part in parts}, about)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from None
