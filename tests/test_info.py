@@ -74,7 +74,7 @@ def test_agrees_with_the_registry():
     assert set(found["operators"]) == {name for name in operators() if not name.endswith("_backward")}
     for name, implementations in found["operators"].items():
         assert implementations["reference"] is None
-        assert implementations["cpu"] == native.available("cpu")
+        assert implementations.get("cpu") == (native.available("cpu") if "cpu" in implementations else None)
         assert tuple(implementations) == operators()[name].implementations
 
 
