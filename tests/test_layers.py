@@ -27,7 +27,7 @@ ARROWS = {
     "rendering": {"avatar"},
     "evaluation": {"avatar"},
     "talk3d": {"avatar"},
-    "avatar": {"models", "cameras"},
+    "avatar": {"models", "weights"},
     "models": {"nn", "cameras"},
     "nn": {"ops"},
     "weights": {"models"},

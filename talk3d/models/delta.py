@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -128,6 +128,11 @@ class DeltaUNet(nn.Module):
         if published:  # the delta starts from zero, but only the first: a batch norm follows
             for parameter in last.conv1.parameters():
                 nn.init.zeros_(parameter)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make such a network, ready for JSON."""
+        return {name: getattr(self, name) for name in ("axes", "semantics", "channels", "resolution", "condition")}
 
     def forward(
         self,

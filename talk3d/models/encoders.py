@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -153,13 +153,18 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         if semantics not in ("aligned", "published"):
             raise ValueError(f"semantics must be 'aligned' or 'published', got {semantics!r}")
-        self.semantics = semantics
+        self.features, self.semantics, self.width = features, semantics, width
         blink, angles, landmarks = (16, 10, 6) if semantics == "published" else (4, 4, 6)
         self.audio = AudioEncoder(features, width)
         self.blink = FourierEncoder(1, blink, width)
         self.null = nn.Parameter(torch.randn(width))
         self.angles = FourierEncoder(3, angles, width)
         self.landmarks = FourierEncoder(6, landmarks, width)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make such a network, ready for JSON."""
+        return {"features": self.features, "semantics": self.semantics, "width": self.width}
 
     def forward(
         self, features: Float[Tensor, "batch *window 16 feature"], conditions: Conditions

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from talk3d.models.generator import TriPlaneGenerator
 from talk3d.models.scene import Generated, Scene, SceneConfig, View
+from talk3d.models.superresolution import SuperResolution
 from talk3d.ops import PackedPlanes
 
 __all__ = ["Identity"]
@@ -78,3 +81,15 @@ class Identity(Scene):
     def enlarge(self, view: View) -> Float[Tensor, "batch 3 height width"]:
         """Super-resolve a view."""
         return self.superresolution(view.features, self.w.expand(len(view.features), -1))
+
+    def adopt(self, superresolution: SuperResolution) -> None:
+        """Take another super-resolution in place of this one.
+
+        Raises:
+            ValueError: If it wants other features or another latent.
+        """
+        options, mine = superresolution.options, self.superresolution.options
+        if any(options[name] != mine[name] for name in ("channels", "w_dim")):
+            raise ValueError(f"a super-resolution of {options} does not fit an identity with {mine}")
+        self.superresolution = superresolution
+        self.config = replace(self.config, superresolution=options["variant"], superresolution_clamp=options["clamp"])

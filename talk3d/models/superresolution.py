@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -75,6 +75,7 @@ class SuperResolution(nn.Module):
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.shape = VARIANTS[variant]
+        self.options: dict[str, Any] = {"variant": variant, "channels": channels, "w_dim": w_dim, "clamp": clamp}
         self.channels = channels
         self.w_dim = w_dim
         self.dtype = dtype

@@ -12,15 +12,16 @@ from talk3d.weights.recorded import printable
 __all__ = ["show_conversion", "show_listing"]
 
 
-def show_conversion(source: Path, out: Path, axes: Axes | None, *, as_json: bool = False) -> None:
+def show_conversion(source: Path, out: Path, given: Axes | None, *, as_json: bool = False) -> None:
     """Convert a checkpoint, and print what was written."""
-    weights = convert(source, out, axes=axes)
+    weights = convert(source, out, axes=given)
     parts = {name: len(tensors) for name, tensors in weights.parts.items()}
     if as_json:
         print(json.dumps({"out": str(out), "kind": weights.kind, "parts": parts, **weights.facts}, indent=2))
         return
     counted = ", ".join(f"{name} ({count} tensors)" for name, count in parts.items())
-    print(f"{out}: {weights.kind}, axes {weights.facts['axes']!r}: {counted}")
+    axes = f", axes {weights.facts['axes']!r}" if weights.facts["axes"] else ""
+    print(f"{out}: {weights.kind}{axes}: {counted}")
     for note in weights.facts["notes"]:
         print(f"Note: {note}")
 
