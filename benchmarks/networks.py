@@ -250,7 +250,7 @@ CASES = {
         timed=forward_backward,
         flop=lambda size: 3 * BATCH * _work(UNET_GFLOP, size),
         traffic=lambda size: BATCH * size.planes_bytes,
-        tolerance=1e-4,  # weights of the first level: sums over all texels of all samples
+        tolerance=1e-3,  # gradients jump where rounding takes an activation across the kink of a leaky ReLU
         rounds=6,
         layouts=ONE_LAYOUT,
     ),
