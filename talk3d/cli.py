@@ -63,6 +63,50 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write an avatar's shape: a mesh with vertex colours, or a sheet of pictures, depth and normals."""
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of an avatar, or of a converted generator, whose average face is taken."""
+
+    mesh: Path | None = None
+    """A .ply, .glb or .obj file to write."""
+
+    views: Path | None = None
+    """A .png file to write: a row for each yaw."""
+
+    latent: Path | None = None
+    """With a generator: the folder of a converted latent."""
+
+    yaws: tuple[float, ...] = (-30.0, 0.0, 30.0)
+    """Where the camera stands for the views, degrees."""
+
+    pitch: float = 0.0
+    """How far up it stands, degrees."""
+
+    resolution: int = 256
+    """Grid points along each side of the mesh's volume."""
+
+    level: float = 10.0
+    """Raw density at the surface of the mesh."""
+
+    def run(self) -> None:
+        """Run the command."""
+        if not (self.mesh or self.views):
+            print("talk3d: export needs --mesh or --views", file=sys.stderr)
+            raise SystemExit(2)
+        from talk3d import Avatar, export
+
+        avatar = Avatar.load(self.avatar, w=self.latent)
+        if self.views:
+            export.export_views(avatar, self.views, self.yaws, self.pitch)
+            print(self.views)
+        if self.mesh:
+            mesh = export.export_mesh(avatar, self.mesh, resolution=self.resolution, level=self.level)
+            print(f"{self.mesh}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles")
+
+
+@dataclass(frozen=True)
 class Info:
     """Print what is installed, what is not, and why."""
 
@@ -79,7 +123,7 @@ class Info:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     command = tyro.cli(
-        Annotated[Convert | Demo | Info, tyro.conf.FlagCreatePairsOff],
+        Annotated[Convert | Demo | Export | Info, tyro.conf.FlagCreatePairsOff],
         prog="talk3d",
         description="Open 3D talking heads.",
         args=arguments,
