@@ -29,6 +29,12 @@ class Convert:
     axes: Literal["original", "zy", "yz"] | None = None
     """The convention of the planes, where the checkpoint does not say it."""
 
+    driver: Path | None = None
+    """With a generator: Talk3D's .pt that moves it. What is written is an avatar then."""
+
+    latent: Path | None = None
+    """With a generator: the person's latent (inversion_w_person.pt). What is written is an avatar then."""
+
     list: bool = False
     """Print what the checkpoint holds instead."""
 
@@ -41,6 +47,11 @@ class Convert:
 
         if self.list:
             show.show_listing(self.source, as_json=self.json)
+        elif self.out and (self.driver or self.latent):
+            from talk3d.avatar import convert_avatar
+
+            _, notes = convert_avatar(self.source, self.out, driver=self.driver, latent=self.latent, axes=self.axes)
+            show.show_written(self.out, "avatar", notes, as_json=self.json)
         elif self.out:
             show.show_conversion(self.source, self.out, self.axes, as_json=self.json)
         else:
