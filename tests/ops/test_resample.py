@@ -1,9 +1,9 @@
-"""``resample2d`` and ``bias_act`` keep their contracts, whichever implementation runs."""
+"""``resample2d``, ``bias_act`` and the two in one keep their contracts, whichever implementation runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from talk3d.ops import bias_act, resample2d
+from talk3d.ops import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
+from talk3d.ops.registry import operators
 from talk3d.testing import assert_as_accurate, assert_golden, golden, outputs_and_gradients
 
 RESAMPLINGS = {
@@ -31,10 +32,31 @@ ACTIVATIONS = {
     "lrelu, clamped": {"gain": 2.0, "clamp": 1.5},
     "relu": {"alpha": 0.0, "gain": 1.0},
 }
+IMPLS = ["reference", "torch", "cpu", "cpu, 8 lanes", "cpu, 1 lane"]
+
+
+def chosen(param: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    name, _, lanes = param.partition(", ")
+    if reason := operators()["resample2d"].why_not(name):
+        pytest.skip(reason)
+    if lanes:
+        monkeypatch.setenv("TALK3D_LANES", lanes.split()[0])
+    return name
+
+
+@pytest.fixture(params=IMPLS)
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    return chosen(request.param, monkeypatch)
+
+
+@pytest.fixture(params=IMPLS[1:])
+def rival(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An implementation that is measured against the reference."""
+    return chosen(request.param, monkeypatch)
 
 
 @pytest.fixture(params=["reference", "torch"])
-def impl(request: pytest.FixtureRequest) -> str:
+def any_type_impl(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
@@ -62,16 +84,40 @@ def asymmetric(dtype: torch.dtype = torch.float32) -> Tensor:
     return (torch.arange(12, dtype=torch.float64) * 0.7 - 3).sin().view(3, 4).to(dtype)
 
 
+def outer() -> Tensor:
+    """A filter of 4 x 3 that is an outer product."""
+    return torch.outer(torch.tensor([0.5, -1.0, 3.0, 0.7]), torch.tensor([1.0, 2.0, -0.3]))
+
+
 def as_in(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
     return [tensor.detach().to(dtype).requires_grad_(tensor.requires_grad) for tensor in tensors]
 
 
+def laid_out_for(impl: str, x: Tensor) -> Tensor:
+    """What the implementation takes: the compiled one resamples channels-last pictures."""
+    layout = torch.channels_last if impl == "cpu" else torch.preserve_format
+    return x.detach().clone(memory_format=layout).requires_grad_(x.requires_grad)
+
+
+def with_second_derivative(run: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """The result, and the gradient of its squares, so that the gradient's own gradient can be asked for."""
+
+    def both(*inputs: Tensor) -> tuple[Tensor, ...]:
+        y = run(*inputs)
+        return y, *torch.autograd.grad(y.square().sum() / 2, inputs, create_graph=True)
+
+    return both
+
+
 def hold_the_rule(run: Callable[..., Tensor], inputs: tuple[Tensor, ...], impl: str) -> None:
     """The accuracy rule, in the inputs' type, against the reference."""
-    mine = outputs_and_gradients(lambda *t: run(*t, impl=impl), inputs)
-    plain = outputs_and_gradients(lambda *t: run(*t, impl="reference"), inputs)
-    exact = outputs_and_gradients(lambda *t: run(*t, impl="reference"), as_in(inputs, torch.float64))
-    assert_as_accurate(mine, plain, exact)
+
+    def found(impl: str, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return outputs_and_gradients(with_second_derivative(lambda *t: run(*t, impl=impl)), inputs)
+
+    assert_as_accurate(
+        found(impl, inputs), found("reference", inputs), found("reference", as_in(inputs, torch.float64))
+    )
 
 
 class TestResample:
@@ -98,19 +144,46 @@ class TestResample:
     )
     def test_golden(self, impl, name, filter, options):
         data = golden("eg3d/e2_resampling")
-        assert_golden(resample2d(data["im"], data[filter], **options, impl=impl), data[name], 0, name)
+        x = laid_out_for(impl, data["im"])
+        assert_golden(resample2d(x, data[filter], **options, impl=impl), data[name], 0, name)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize("last", [False, True])
-    def test_accuracy(self, resampling, dtype, last):
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("filter", [asymmetric(), outer()], ids=["any", "outer"])
+    def test_accuracy(self, rival, resampling, dtype, filter):
+        def run(x: Tensor, *, impl: str) -> Tensor:
+            return resample2d(x, filter.to(x.dtype), **resampling, impl=impl)
+
+        # 100 channels: whole registers of every width, several at once and one by one, and some left
+        for channels in (3, 100):
+            hold_the_rule(run, (picture(2, channels, 9, 11, dtype=dtype, last=True),), rival)
+
+    def test_accuracy_in_half_precision_and_contiguous(self, resampling):
         def run(x: Tensor, *, impl: str) -> Tensor:
             return resample2d(x, asymmetric(x.dtype), **resampling, impl=impl)
 
-        hold_the_rule(run, (picture(2, 3, 9, 11, dtype=dtype, last=last),), "torch")
+        hold_the_rule(run, (picture(2, 3, 9, 11, dtype=torch.float16),), "torch")
+        hold_the_rule(run, (picture(2, 3, 9, 11),), "torch")
 
-    def test_derivatives(self, impl, resampling):
+    def test_pictures_larger_than_a_tile(self, impl):
+        x = picture(1, 48, 67, 93, last=True)
+        for options in (RESAMPLINGS["upsample"], RESAMPLINGS["downsample"], RESAMPLINGS["both"]):
+            found = resample2d(x, outer(), **options, impl=impl)
+            torch.testing.assert_close(found, resample2d(x, outer(), **options, impl="reference"))
+
+    def test_what_is_not_a_number_stays_where_it_is(self, impl):
+        x = laid_out_for(impl, picture(1, 2, 9, 9, grad=False))
+        x[0, 1, 4, 4] = torch.nan
+        x[0, 0, 2, 2] = torch.inf
+        for filter in (asymmetric(), outer()):
+            found = resample2d(x, filter, up=2, padding=(2, 1, 2, 1), impl=impl)
+            plain = resample2d(x, filter, up=2, padding=(2, 1, 2, 1), impl="reference")
+            # the zeros that the reference puts in make infinity more than the filter sees
+            assert torch.equal(found[:, 1].isnan(), plain[:, 1].isnan())
+            assert torch.equal(found[:, 0].isfinite(), plain[:, 0].isfinite())
+
+    def test_derivatives(self, any_type_impl, resampling):
         def run(x: Tensor) -> Tensor:
-            return resample2d(x, asymmetric(x.dtype), **resampling, impl=impl)
+            return resample2d(x, asymmetric(x.dtype), **resampling, impl=any_type_impl)
 
         x = picture(1, 1, 5, 5, dtype=torch.float64)
         assert gradcheck(run, (x,))
@@ -118,7 +191,7 @@ class TestResample:
 
     @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 5, 2, 13), (0, 3, 4, 4), (3, 1, 8, 1)])
     def test_odd_sizes(self, impl, shape):
-        x = picture(*shape)
+        x = laid_out_for(impl, picture(*shape))
         y, d_x = outputs_and_gradients(
             lambda x: resample2d(x, asymmetric(), up=2, padding=(2, 1, 2, 1), impl=impl), (x,)
         )
@@ -131,14 +204,33 @@ class TestResample:
         y = resample2d(x, asymmetric(), up=2, padding=3, impl=impl)
         assert y.is_contiguous(memory_format=torch.channels_last)
         (d_x,) = torch.autograd.grad(y.sum(), x)
-        torch.testing.assert_close(
-            d_x, torch.autograd.grad(resample2d(x.contiguous(), asymmetric(), up=2, padding=3, impl=impl).sum(), x)[0]
-        )
-        turned = picture(2, 4, 5, 6).transpose(2, 3)
-        torch.testing.assert_close(
-            resample2d(turned, asymmetric(), padding=1, impl=impl),
-            resample2d(turned.contiguous(), asymmetric(), padding=1, impl=impl),
-        )
+        assert d_x.stride() == x.stride()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_any_strides(self, dtype):
+        turned = picture(2, 4, 5, 6, dtype=dtype).transpose(2, 3)
+        wide = picture(2, 8, 6, 5, dtype=dtype, last=True)[:, :4]
+        for x in (turned, wide, turned[:1].expand(3, -1, -1, -1)):
+            torch.testing.assert_close(
+                resample2d(x, asymmetric(dtype), padding=1), resample2d(x.contiguous(), asymmetric(dtype), padding=1)
+            )
+
+    def test_gradients_in_another_layout(self, impl):
+        x = picture(2, 4, 6, 5, last=True)
+        y = resample2d(x, asymmetric(), padding=1, impl=impl)
+        d_y = picture(*y.shape, grad=False)
+        (d_x,) = torch.autograd.grad(y, x, d_y)
+        (expected,) = torch.autograd.grad(resample2d(x, asymmetric(), padding=1, impl="reference"), x, d_y)
+        torch.testing.assert_close(d_x, expected)
+        assert d_x.stride() == x.stride()
+
+    def test_the_compiled_one_says_what_it_does_not_take(self):
+        for x, reason in (
+            (picture(), "it takes channels-last pictures"),
+            (picture(last=True).double(), "it takes float32"),
+        ):
+            with pytest.raises(ValueError, match=f"talk3d::resample2d, impl='cpu': {reason}"):
+                resample2d(x, asymmetric(x.dtype), impl="cpu")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -176,23 +268,27 @@ class TestBiasAct:
         )
         assert bias_act(x, act="linear", impl=impl).tolist() == x.tolist()
 
-    @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5), (2, 3, 5, 7)])
+    @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5), (2, 3, 5, 7), (1, 100, 4, 5)])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_accuracy(self, activation, shape, dtype):
-        bias = torch.tensor([0.3, -0.2, 0.1], dtype=dtype, requires_grad=True)
+    @pytest.mark.parametrize("last", [False, True])
+    def test_accuracy(self, rival, activation, shape, dtype, last):
+        bias = torch.linspace(-0.3, 0.4, shape[1]).to(dtype).requires_grad_()
 
         def run(x: Tensor, bias: Tensor, *, impl: str) -> Tensor:
             return bias_act(x, bias, **activation, impl=impl)
 
-        hold_the_rule(run, (picture(*shape, dtype=dtype), bias), "torch")
+        x = picture(*shape, dtype=dtype)
+        hold_the_rule(
+            run, (x.detach().transpose(1, -1).contiguous().transpose(1, -1).requires_grad_() if last else x, bias), impl
+        )
 
     @pytest.mark.parametrize("with_bias", [False, True])
-    def test_derivatives(self, impl, activation, with_bias):
+    def test_derivatives(self, any_type_impl, activation, with_bias):
         x = picture(2, 3, 2, 1, dtype=torch.float64)
         inputs = (x, torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True))[: 1 + with_bias]
 
         def run(x: Tensor, bias: Tensor | None = None) -> Tensor:
-            return bias_act(x, bias, **activation, impl=impl)
+            return bias_act(x, bias, **activation, impl=any_type_impl)
 
         assert gradcheck(run, inputs)
         # the second derivative is 0 to what the activation sees, but not to what reaches it from behind
@@ -229,8 +325,52 @@ class TestBiasAct:
             bias_act(**{"x": torch.ones(1, 3, 4, 4), "bias": torch.ones(3)} | change)
 
 
+class TestTogether:
+    """The two in one pass are the one after the other."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(
+        "options", [Resampling(padding=1, gain=4.0), Resampling(2, padding=(2, 1, 2, 1), flip=True)]
+    )
+    def test_accuracy(self, rival, activation, options, dtype):
+        bias = torch.linspace(-0.3, 0.4, 37).to(dtype).requires_grad_()
+
+        def run(x: Tensor, bias: Tensor, *, impl: str) -> Tensor:
+            return resample2d_bias_act(x, outer().to(x.dtype), bias, options, Activation(**activation), impl=impl)
+
+        hold_the_rule(run, (picture(1, 37, 6, 5, dtype=dtype, last=True), bias), rival)
+
+    def test_is_the_composition(self, impl, activation):
+        x, bias = picture(1, 20, 6, 5, last=True, grad=False), torch.linspace(-1, 1, 20)
+        together = resample2d_bias_act(x, outer(), bias, Resampling(down=2), Activation(**activation), impl=impl)
+        apart = bias_act(resample2d(x, outer(), down=2, impl=impl), bias, **activation, impl=impl)
+        torch.testing.assert_close(together, apart)
+
+    def test_derivatives(self, any_type_impl):
+        x, bias = picture(1, 2, 4, 4, dtype=torch.float64), torch.tensor([0.3, -0.2], dtype=torch.float64)
+
+        def run(x: Tensor, bias: Tensor | None) -> Tensor:
+            options = Resampling(up=2, padding=(2, 1, 2, 1), gain=4.0), Activation(clamp=1.5)
+            return resample2d_bias_act(x, asymmetric(x.dtype), bias, *options, impl=any_type_impl)
+
+        assert gradcheck(run, (x, bias.requires_grad_()))
+        assert gradcheck(lambda bias: run(x.detach(), bias), (bias,))
+        assert gradcheck(lambda x: run(x, None), (x,))
+        assert gradgradcheck(lambda *t: run(*t) ** 2, (x, bias), fast_mode=True)
+
+    def test_bad_input(self):
+        x, kernel = torch.ones(1, 3, 4, 4), torch.ones(2, 2)
+        for bias, options, message in (
+            (torch.ones(4), (Resampling(), Activation()), r"bias must have the shape \[3\], got \[4\]"),
+            (None, (Resampling(padding=-2), Activation()), "nothing remains of x"),
+            (None, (Resampling(), Activation(gain=-1.0)), "gain must be positive, got -1.0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                resample2d_bias_act(x, kernel, bias, *options)
+
+
 class TestContract:
-    @pytest.mark.parametrize(("last", "grad"), [(True, True), (False, False)])
+    @pytest.mark.parametrize("grad", [True, False])
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -239,9 +379,17 @@ class TestContract:
             ([1, 2], [2, 1], [-1, 2, 3, -1], 1.0, True),
         ],
     )
-    def test_opcheck_resample(self, impl, arguments, last, grad):
-        x = picture(last=last, grad=grad)
+    def test_opcheck_resample(self, impl, arguments, grad):
+        x = picture(last=impl == "cpu" or grad, grad=grad)
         opcheck(torch.ops.talk3d.resample2d.default, (x, asymmetric(), *arguments, impl))
+        bias = torch.ones(3, requires_grad=grad)
+        together = (x, asymmetric(), bias, *arguments, 0.2, 2.0, 0.5, impl)
+        opcheck(torch.ops.talk3d.resample2d_bias_act.default, together)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 1, 3, 2)])
+    def test_opcheck_where_layouts_are_one(self, impl, shape):
+        arguments = ([2, 2], [1, 1], [2, 1, 2, 1], 4.0, False)
+        opcheck(torch.ops.talk3d.resample2d.default, (picture(*shape), asymmetric(), *arguments, impl))
 
     @pytest.mark.parametrize("last", [False, True])
     @pytest.mark.parametrize("clamp", [None, 0.5])
@@ -253,7 +401,7 @@ class TestContract:
         opcheck(torch.ops.talk3d.bias_act_backward.default, (x, y, 0.2, 2.0, clamp, impl))
 
     def test_autocast_works_in_float32(self, impl):
-        x = picture().detach().bfloat16().requires_grad_()
+        x = picture(last=impl == "cpu").detach().bfloat16().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             y = bias_act(resample2d(x, asymmetric(), padding=1, impl=impl), torch.ones(3), impl=impl)
         assert y.dtype == torch.float32
@@ -265,10 +413,11 @@ class TestContract:
     def test_compiles_whole(self, impl, dynamic):
         def run(x: Tensor, bias: Tensor) -> Tensor:
             y = resample2d(x, asymmetric(), up=2, padding=(2, 1, 2, 1), impl=impl)
-            return 2 * bias_act(y, bias, clamp=1.0, impl=impl)
+            y = 2 * bias_act(y, bias, clamp=1.0, impl=impl)
+            return resample2d_bias_act(y, asymmetric(), bias, Resampling(padding=1), Activation(), impl=impl)
 
         torch.compiler.reset()
         compiled = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
         for width in (5, 7):
-            inputs = picture(2, 3, 5, width), torch.ones(3, requires_grad=True)
+            inputs = picture(2, 3, 5, width, last=impl == "cpu"), torch.ones(3, requires_grad=True)
             torch.testing.assert_close(outputs_and_gradients(compiled, inputs), outputs_and_gradients(run, inputs))
