@@ -181,7 +181,7 @@ Tensor resample2d_bias_act(const Tensor& x,
                            const std::vector<int64_t>& padding,
                            double filter_gain,
                            bool flip,
-                           const Activation& act) {
+                           const std::optional<Activation>& activation) {
   check_channels_last(x);
   const Weights weights(filter, filter_gain, flip);
   const int64_t B = x.size(0), C = x.size(1), h = filter.size(0), w = filter.size(1);
@@ -205,9 +205,11 @@ Tensor resample2d_bias_act(const Tensor& x,
   Tensor y = torch::stable::empty({B, C, r.rows.out, r.columns.out}, x.scalar_type(), std::nullopt, x.device(),
                                   std::nullopt, format);
   const std::vector<float> biases = bias ? to_floats(*bias) : std::vector<float>(C);
+  const Activation act = activation.value_or(Activation{});
   by_type(y, [&](auto type) {
     using T = decltype(type);
-    const auto run_kernel = kernels().of<T>().resample;
+    const ResampleKernels<T>& chosen = kernels().of<T>();
+    const auto run_kernel = activation ? chosen.resample_bias_act : chosen.resample;
     const int64_t grain = std::max<int64_t>(kNumbersPerTask / (r.tile_rows * r.tile_columns * r.channels), 1);
     torch::stable::parallel_for(0, r.tiles(), grain, [&](int64_t begin, int64_t end) {
       std::vector<float> lines(r.lines() * r.line_size());
@@ -228,8 +230,7 @@ Tensor resample2d(const Tensor& x,
                   std::vector<int64_t> padding,
                   double gain,
                   bool flip) {
-  const Activation none = activation(x, 1.0, 1.0, std::nullopt);
-  return resample2d_bias_act(x, filter, std::nullopt, up, down, padding, gain, flip, none);
+  return resample2d_bias_act(x, filter, std::nullopt, up, down, padding, gain, flip, std::nullopt);
 }
 
 Tensor resample2d_activated(const Tensor& x,

@@ -71,18 +71,19 @@ struct Scratch {
 
 template <class T>
 struct ResampleKernels {
+  using Resample = void (*)(const Resampling&,
+                            const Activation&,
+                            const T* x,
+                            const float* bias,
+                            T* y,
+                            const Scratch&,
+                            int64_t begin,
+                            int64_t end);
   // y = act(x + bias) for `count` numbers in a row, with a bias for each or one for all
   void (*bias_act)(const Activation&, const T* x, const float* bias, bool one_bias, T* y, int64_t count);
   void (*bias_act_backward)(const Activation&, const T* d_y, const T* y, T* d_x, int64_t count);
-  // Tiles [begin, end), with bias [channels]
-  void (*resample)(const Resampling&,
-                   const Activation&,
-                   const T* x,
-                   const float* bias,
-                   T* y,
-                   const Scratch&,
-                   int64_t begin,
-                   int64_t end);
+  // Tiles [begin, end), with bias [channels]; the first neither adds nor activates.
+  Resample resample, resample_bias_act;
 };
 
 struct ResampleKernelSet {

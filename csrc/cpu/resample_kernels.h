@@ -65,12 +65,15 @@ TALK3D_HD void weigh_line(const T* from, const Tap* begin, const Tap* end, float
   for (int v = 0; v < kCount; ++v) sums[v].store(line + v * F::width);
 }
 
-template <class F, int kCount, class T>
+template <class F, bool kActivate, int kCount, class T>
 TALK3D_HD void weigh_sample(
     const Activation& act, const float* lines, const Tap* begin, const Tap* end, const float* bias, T* y) {
   F sums[kCount];
   weigh<F, kCount>(lines, begin, end, sums);
-  for (int v = 0; v < kCount; ++v) activate(act, sums[v] + F::load(bias + v * F::width)).store(y + v * F::width);
+  for (int v = 0; v < kCount; ++v) {
+    if (kActivate) sums[v] = activate(act, sums[v] + F::load(bias + v * F::width));
+    sums[v].store(y + v * F::width);
+  }
 }
 
 // line [count] = weighted sum of rows
@@ -83,7 +86,7 @@ TALK3D_HD void make_line(const T* x, const Tap* begin, const Tap* end, float* li
 }
 
 // y [channels] = weighted sum of columns of lines, activated
-template <class F, class T>
+template <class F, bool kActivate, class T>
 TALK3D_HD void make_sample(const Activation& act,
                            const float* lines,
                            const Tap* begin,
@@ -91,11 +94,15 @@ TALK3D_HD void make_sample(const Activation& act,
                            const float* bias,
                            T* y,
                            int64_t channels) {
+  constexpr int kFew = 2 * F::width, kMany = kVectors * F::width;
   int64_t c = 0;
-  for (; c + kVectors * F::width <= channels; c += kVectors * F::width)
-    weigh_sample<F, kVectors>(act, lines + c, begin, end, bias + c, y + c);
-  for (; c + F::width <= channels; c += F::width) weigh_sample<F, 1>(act, lines + c, begin, end, bias + c, y + c);
-  for (; c < channels; ++c) weigh_sample<Lane, 1>(act, lines + c, begin, end, bias + c, y + c);
+  for (; c + kMany <= channels; c += kMany)
+    weigh_sample<F, kActivate, kVectors>(act, lines + c, begin, end, bias + c, y + c);
+  for (; c + kFew <= channels; c += kFew)
+    weigh_sample<F, kActivate, 2>(act, lines + c, begin, end, bias + c, y + c);
+  for (; c + F::width <= channels; c += F::width)
+    weigh_sample<F, kActivate, 1>(act, lines + c, begin, end, bias + c, y + c);
+  for (; c < channels; ++c) weigh_sample<Lane, kActivate, 1>(act, lines + c, begin, end, bias + c, y + c);
 }
 
 struct Tile {
@@ -148,7 +155,7 @@ TALK3D_HD void make_lines(const Resampling& r, const Tile& tile, int64_t y, cons
   if (r.outer) make_line<F>(x, taps, taps + listed, lines, tile.count);
 }
 
-template <class F, class T>
+template <class F, bool kActivate, class T>
 void resample(const Resampling& r,
               const Activation& act,
               const T* x,
@@ -166,7 +173,7 @@ void resample(const Resampling& r,
       T* to = y + ((tile.picture * r.rows.out + row) * r.columns.out + tile.left) * r.channels;
       for (int64_t k = 0; k < tile.right - tile.left; ++k, to += r.channels) {
         const Tap* taps = scratch.columns;
-        make_sample<F>(act, scratch.lines, taps + scratch.ends[k], taps + scratch.ends[k + 1], bias, to, r.channels);
+        make_sample<F, kActivate>(act, scratch.lines, taps + scratch.ends[k], taps + scratch.ends[k + 1], bias, to, r.channels);
       }
     }
   }
@@ -174,7 +181,7 @@ void resample(const Resampling& r,
 
 template <class F, class T>
 constexpr ResampleKernels<T> resample_kernels() {
-  return {&bias_act<F, T>, &bias_act_backward<F, T>, &resample<F, T>};
+  return {&bias_act<F, T>, &bias_act_backward<F, T>, &resample<F, false, T>, &resample<F, true, T>};
 }
 
 }  // namespace

@@ -268,19 +268,42 @@ class TestBiasAct:
         )
         assert bias_act(x, act="linear", impl=impl).tolist() == x.tolist()
 
-    @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5), (2, 3, 5, 7), (1, 100, 4, 5)])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("last", [False, True])
-    def test_accuracy(self, rival, activation, shape, dtype, last):
-        bias = torch.linspace(-0.3, 0.4, shape[1]).to(dtype).requires_grad_()
-
+    def test_accuracy(self, rival, activation, dtype):
         def run(x: Tensor, bias: Tensor, *, impl: str) -> Tensor:
             return bias_act(x, bias, **activation, impl=impl)
 
-        x = picture(*shape, dtype=dtype)
-        hold_the_rule(
-            run, (x.detach().transpose(1, -1).contiguous().transpose(1, -1).requires_grad_() if last else x, bias), impl
-        )
+        for shape in ((4, 3), (2, 3, 5), (2, 3, 5, 7), (1, 100, 4, 5)):
+            x, bias = picture(*shape, dtype=dtype), torch.linspace(-0.3, 0.4, shape[1]).to(dtype).requires_grad_()
+            hold_the_rule(run, (x, bias), rival)
+            last = x.detach().movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+            hold_the_rule(run, (last, bias), rival)
+
+    def test_any_strides(self, rival):
+        wide = picture(2, 4, 6, 5)
+        for x in (
+            wide[:, :3],
+            wide[:, ::2],
+            wide[..., :1].expand(-1, -1, -1, 4),
+            wide.transpose(1, 3),
+            wide.movedim(0, 1),
+        ):
+            bias = torch.linspace(-1, 1, x.shape[1])
+            found = bias_act(x, bias, clamp=1.0, impl=rival)
+            assert found.stride() == torch.empty_like(x).stride()
+            torch.testing.assert_close(found, bias_act(x.contiguous(), bias, clamp=1.0, impl="reference"))
+
+    def test_more_than_one_thread_takes_at_once(self, rival):
+        for x in (picture(2, 3, 150, 151), picture(2, 3, 150, 151, last=True)):
+            bias = torch.tensor([0.3, -0.2, 0.1])
+            torch.testing.assert_close(bias_act(x, bias, impl=rival), bias_act(x, bias, impl="reference"))
+
+    def test_what_is_not_a_number_stays_where_it_is(self, impl):
+        x = torch.tensor([[1.0, torch.nan, torch.inf, -torch.inf, 2.0]]).expand(8, -1).clone()
+        for dtype in (torch.float32, torch.bfloat16):
+            found = bias_act(x.to(dtype), gain=1.0, clamp=3.0, impl=impl)
+            expected = torch.tensor([1.0, torch.nan, 3.0, -3.0, 2.0], dtype=dtype).expand(8, -1)
+            torch.testing.assert_close(found, expected, equal_nan=True)
 
     @pytest.mark.parametrize("with_bias", [False, True])
     def test_derivatives(self, any_type_impl, activation, with_bias):
@@ -339,12 +362,6 @@ class TestTogether:
             return resample2d_bias_act(x, outer().to(x.dtype), bias, options, Activation(**activation), impl=impl)
 
         hold_the_rule(run, (picture(1, 37, 6, 5, dtype=dtype, last=True), bias), rival)
-
-    def test_is_the_composition(self, impl, activation):
-        x, bias = picture(1, 20, 6, 5, last=True, grad=False), torch.linspace(-1, 1, 20)
-        together = resample2d_bias_act(x, outer(), bias, Resampling(down=2), Activation(**activation), impl=impl)
-        apart = bias_act(resample2d(x, outer(), down=2, impl=impl), bias, **activation, impl=impl)
-        torch.testing.assert_close(together, apart)
 
     def test_derivatives(self, any_type_impl):
         x, bias = picture(1, 2, 4, 4, dtype=torch.float64), torch.tensor([0.3, -0.2], dtype=torch.float64)
