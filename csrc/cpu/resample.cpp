@@ -90,8 +90,10 @@ struct BiasPattern {
   int64_t run;
 
   BiasPattern(const Tensor& y, const std::optional<Tensor>& bias) {
-    if (bias) biases = to_floats(*bias);
-    else biases = {0.0f};
+    if (bias)
+      biases = to_floats(*bias);
+    else
+      biases = {0.0f};
     run = bias && y.size(1) > 1 ? y.stride(1) : y.numel();
     if (run > 1) return;
     // a few channels side by side: the pattern is repeated until it is long enough for vectors
@@ -100,8 +102,7 @@ struct BiasPattern {
   }
 };
 
-Tensor bias_act(
-    const Tensor& x, std::optional<Tensor> bias, double slope, double gain, std::optional<double> clamp) {
+Tensor bias_act(const Tensor& x, std::optional<Tensor> bias, double slope, double gain, std::optional<double> clamp) {
   Tensor y = torch::stable::empty_like(x);
   if (!y.numel()) return y;
   const Tensor from = laid_out_as(y, x);
@@ -125,8 +126,7 @@ Tensor bias_act(
   return y;
 }
 
-Tensor bias_act_backward(
-    const Tensor& d_y, const Tensor& y, double slope, double gain, std::optional<double> clamp) {
+Tensor bias_act_backward(const Tensor& d_y, const Tensor& y, double slope, double gain, std::optional<double> clamp) {
   Tensor d_x = torch::stable::empty_like(y);
   if (!y.numel()) return d_x;
   const Tensor d_found = laid_out_as(d_x, d_y), found = laid_out_as(d_x, y);
@@ -244,8 +244,7 @@ Tensor resample2d_activated(const Tensor& x,
                             double slope,
                             double gain,
                             std::optional<double> clamp) {
-  return resample2d_bias_act(x, filter, bias, up, down, padding, filter_gain, flip,
-                             activation(x, slope, gain, clamp));
+  return resample2d_bias_act(x, filter, bias, up, down, padding, filter_gain, flip, activation(x, slope, gain, clamp));
 }
 
 }  // namespace

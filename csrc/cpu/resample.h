@@ -40,8 +40,8 @@ struct Axis {
 
 // Pictures [pictures, height, width, channels], filtered by the tile: so many columns of so many rows.
 //
-// A filter that is an outer product needs one line of floats for each row of the result, the weighted sum of rows of the
-// picture; its columns are summed from there. Any other filter has a line for each of its own rows.
+// A filter that is an outer product needs one line of floats for each row of the result, the weighted sum of rows of
+// the picture; its columns are summed from there. Any other filter has a line for each of its own rows.
 struct Resampling {
   Axis rows, columns;
   int64_t pictures, channels;
@@ -92,8 +92,10 @@ struct ResampleKernelSet {
 
   template <class T>
   const ResampleKernels<T>& of() const {
-    if constexpr (sizeof(T) == sizeof(float)) return floats;
-    else return halves;
+    if constexpr (sizeof(T) == sizeof(float))
+      return floats;
+    else
+      return halves;
   }
 };
 

@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include "cpu/target_avx2.h"
+
+// apart, or they would be sorted
 #include "cpu/resample_kernels.h"
 
 namespace talk3d {

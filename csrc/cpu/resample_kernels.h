@@ -80,7 +80,8 @@ TALK3D_HD void weigh_sample(
 template <class F, class T>
 TALK3D_HD void make_line(const T* x, const Tap* begin, const Tap* end, float* line, int64_t count) {
   int64_t k = 0;
-  for (; k + kVectors * F::width <= count; k += kVectors * F::width) weigh_line<F, kVectors>(x + k, begin, end, line + k);
+  for (; k + kVectors * F::width <= count; k += kVectors * F::width)
+    weigh_line<F, kVectors>(x + k, begin, end, line + k);
   for (; k + F::width <= count; k += F::width) weigh_line<F, 1>(x + k, begin, end, line + k);
   for (; k < count; ++k) weigh_line<Lane, 1>(x + k, begin, end, line + k);
 }
@@ -98,8 +99,7 @@ TALK3D_HD void make_sample(const Activation& act,
   int64_t c = 0;
   for (; c + kMany <= channels; c += kMany)
     weigh_sample<F, kActivate, kVectors>(act, lines + c, begin, end, bias + c, y + c);
-  for (; c + kFew <= channels; c += kFew)
-    weigh_sample<F, kActivate, 2>(act, lines + c, begin, end, bias + c, y + c);
+  for (; c + kFew <= channels; c += kFew) weigh_sample<F, kActivate, 2>(act, lines + c, begin, end, bias + c, y + c);
   for (; c + F::width <= channels; c += F::width)
     weigh_sample<F, kActivate, 1>(act, lines + c, begin, end, bias + c, y + c);
   for (; c < channels; ++c) weigh_sample<Lane, kActivate, 1>(act, lines + c, begin, end, bias + c, y + c);
@@ -134,7 +134,8 @@ TALK3D_HD void list_columns(const Resampling& r, const Tile& tile, int64_t y, Ta
       for (int64_t k = 0; k < r.columns.taps; ++k) {
         const int64_t from = r.columns.source(x, k);
         if (from < 0) continue;
-        taps[listed++] = {line * tile.count + from * r.channels - tile.first, r.column_weights[row * r.columns.taps + k]};
+        taps[listed++] = {line * tile.count + from * r.channels - tile.first,
+                          r.column_weights[row * r.columns.taps + k]};
       }
       ++line;
     }
@@ -173,7 +174,8 @@ void resample(const Resampling& r,
       T* to = y + ((tile.picture * r.rows.out + row) * r.columns.out + tile.left) * r.channels;
       for (int64_t k = 0; k < tile.right - tile.left; ++k, to += r.channels) {
         const Tap* taps = scratch.columns;
-        make_sample<F, kActivate>(act, scratch.lines, taps + scratch.ends[k], taps + scratch.ends[k + 1], bias, to, r.channels);
+        make_sample<F, kActivate>(act, scratch.lines, taps + scratch.ends[k], taps + scratch.ends[k + 1], bias, to,
+                                  r.channels);
       }
     }
   }
