@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -249,7 +249,7 @@ def _fake_resample(x, filter, up, down, padding, gain, flip):  # type: ignore[no
 
 
 def _fake_resample_bias_act(x, filter, bias, up, down, padding, filter_gain, flip, slope, gain, clamp):  # type: ignore[no-untyped-def]
-    return _fake_resample(x, filter, up, down, padding, filter_gain, flip)
+    return _fake_resample(x, filter, up, down, padding, filter_gain, flip)  # type: ignore[no-untyped-call]
 
 
 def _fake_bias_act(x, bias, slope, gain, clamp):  # type: ignore[no-untyped-def]
@@ -289,7 +289,7 @@ def _resample_back(ctx, d_y):  # type: ignore[no-untyped-def]
     return _resample_transposed(d_y, filter, ctx.shapes, ctx.options, ctx.impl), None, None, None, None, None, None
 
 
-def _resample_transposed(d_y, filter, shapes, options, impl):  # type: ignore[no-untyped-def]
+def _resample_transposed(d_y: Tensor, filter: Tensor, shapes: Any, options: Any, impl: str) -> Any:
     """Exchange up and down, turn the filter round, and pad so that the first and last samples meet theirs."""
     up, down, padding, gain, flip = options
     before, after, is_last = shapes
