@@ -20,7 +20,7 @@ NATIVE = sorted(p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".cpp", 
 
 # A room may import what its arrows lead to, near or far. "talk3d" is the package itself, which everybody may import.
 ARROWS = {
-    "cli": {"demo", "info", "weights", "export", "training", "rendering", "evaluation"},
+    "cli": {"demo", "memory", "info", "weights", "export", "training", "rendering", "evaluation"},
     "demo": {"ops", "cameras"},
     "info": {"registry"},
     "training": {"avatar"},
@@ -37,6 +37,7 @@ ARROWS = {
     "ops": {"registry"},
     "registry": {"native"},
     "native": set(),
+    "memory": set(),
     "cameras": {"poses"},
     "poses": {"arguments"},
     "arguments": set(),

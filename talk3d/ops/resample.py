@@ -248,8 +248,9 @@ def _fake_resample(x, filter, up, down, padding, gain, flip):  # type: ignore[no
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _fake_resample_bias_act(x, filter, bias, up, down, padding, filter_gain, flip, slope, gain, clamp):  # type: ignore[no-untyped-def]
-    return _fake_resample(x, filter, up, down, padding, filter_gain, flip)  # type: ignore[no-untyped-call]
+def _fake_resample_bias_act(x, filter, bias, *options):  # type: ignore[no-untyped-def]
+    *resampling, _, _, _ = options  # slope, gain and clamp change no shape
+    return _fake_resample(x, filter, *resampling)  # type: ignore[no-untyped-call]
 
 
 def _fake_bias_act(x, bias, slope, gain, clamp):  # type: ignore[no-untyped-def]
