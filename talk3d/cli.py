@@ -115,8 +115,16 @@ class Prepare:
         from talk3d.data import show
         from talk3d.data.prepare import Options
 
-        options = Options(self.size, self.camera, self.features, self.model, self.audio, self.overwrite)
-        show.show_preparation(self.source, self.out, options, overview=not self.no_overview, as_json=self.json)
+        options = Options(
+            size=self.size,
+            camera=self.camera,
+            encoder=self.features,
+            model=self.model,
+            audio=self.audio,
+            overwrite=self.overwrite,
+            overview=not self.no_overview,
+        )
+        show.show_preparation(self.source, self.out, options, as_json=self.json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -235,4 +235,4 @@ class Dataset:
 
 def _signed(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
     """``[H, W, 3]``, 0 to 255, to ``[3, H, W]``, -1 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,22 @@ from talk3d.data.regions import draw
 from talk3d.data.rows import read_rows
 from talk3d.data.video import Picture, Pictures, ahead
 
-__all__ = ["write_frames"]
+__all__ = ["Written", "write_frames"]
 
+SHOWN = 8  # frames of which the overview shows the whole picture
 _THREADS, _WAITING = 2, 8  # that finish frames, and frames that may wait for them
+
+
+class Written(NamedTuple):
+    """What :func:`write_frames` tells.
+
+    Attributes:
+        unseen: The share of the plate that was never seen, and is painted in.
+        shown: Some whole pictures by frame, for the overview.
+    """
+
+    unseen: float
+    shown: dict[int, NDArray[np.uint8]]
 
 
 def write_frames(
@@ -31,7 +45,7 @@ def write_frames(
     size: int,
     folder: Path,
     progress: Callable[[int], object] = lambda _: None,
-) -> float:
+) -> Written:
     """Write ``frames.zip`` and ``plate.png``; memory does not grow with the clip's length.
 
     Args:
@@ -42,14 +56,16 @@ def write_frames(
         folder: Where to write, and where ``landmarks.npy`` is.
         progress: Called with the number of frames done.
 
-    Returns:
-        The share of the plate that was never seen, and is painted in.
+    Raises:
+        ValueError: If the clip is not the same as when it was first read, or shows nothing but the person.
     """
     segment = Segmenter()
     archive = ArchiveWriter(folder / "frames.zip")
     waiting: deque[Future[tuple[bytes, bytes]]] = deque()
     done = 0
     looked_at = set(np.linspace(0, len(crops) - 1, min(FRAMES, len(crops))).round().astype(int).tolist())
+    shown = np.linspace(0, len(crops) - 1, min(SHOWN, len(crops))).round().astype(int).tolist()
+    pictures_shown: dict[int, NDArray[np.uint8]] = {}
     plate: Plate | None = None
 
     def finish(down_to: int) -> None:
@@ -66,6 +82,8 @@ def write_frames(
             if index in looked_at:
                 plate = plate or Plate(folder / ".plate", *picture.pixels.shape[:2])
                 plate.add(picture.pixels, segment(picture.pixels))
+            if index in shown:
+                pictures_shown[index] = picture.pixels
             crop = cut(picture.pixels, crops[index], size)
             yield crop, segment(crop)
 
@@ -83,7 +101,7 @@ def write_frames(
         raise ValueError(f"the clip had {len(crops)} frames when it was first read, and now {done}")
     background, unseen = plate.finish()
     Image.fromarray(background).save(folder / "plate.png", compress_level=4)
-    return unseen
+    return Written(unseen, pictures_shown)
 
 
 def _encode(

@@ -18,9 +18,11 @@ from talk3d.audio import FeaturesInfo, decode_sound, encode_speech
 from talk3d.audio.features import Encoder
 from talk3d.audio.files import Sound, has_sound
 from talk3d.data.analysis import Analysis, analyze
+from talk3d.data.dataset import Dataset
 from talk3d.data.frames import write_frames
 from talk3d.data.head import View
 from talk3d.data.meta import Camera, Meta, Note, write_meta
+from talk3d.data.overview import write_overview
 from talk3d.data.shots import SHORTEST, Shot, choose, split
 from talk3d.data.staging import staging
 from talk3d.data.track import Track, track
@@ -50,6 +52,7 @@ class Options:
         model: Folder or name of a trained speech encoder.
         audio: Sound that replaces the clip's own; it begins with the clip.
         overwrite: Replace a dataset that is there.
+        overview: Draw one.
     """
 
     size: int = 512
@@ -58,6 +61,7 @@ class Options:
     model: str | None = None
     audio: Path | None = None
     overwrite: bool = False
+    overview: bool = True
 
 
 def prepare(
@@ -105,7 +109,7 @@ def prepare(
             folder / "speech.wav", folder / "features.npy", frames, options.encoder, model=options.model
         )
         progress("Speech", frames, frames)
-        unseen = write_frames(
+        written = write_frames(
             video, result.crops, shot.start, options.size, folder, lambda done: progress("Cutting", done, frames)
         )
         save_track(result, view, folder, (video.clip.width, video.clip.height))
@@ -117,11 +121,15 @@ def prepare(
             camera=Camera(view.focal, view.pivot, view.radius),
             splits=split(frames),
             features=features,
-            tracking=result.tracking | {"plate_painted": round(unseen, 4)},
+            tracking=result.tracking | {"plate_painted": round(written.unseen, 4)},
             notes=tuple(notes),
             tool=f"talk3d {talk3d.__version__}",
         )
         write_meta(meta, folder)
+        if options.overview:
+            progress("Overview", 0, 1)
+            write_overview(Dataset(folder), written.shown)
+            progress("Overview", 1, 1)
     return meta
 
 

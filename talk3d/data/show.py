@@ -15,7 +15,7 @@ from talk3d.data.prepare import Options, prepare
 __all__ = ["show_preparation"]
 
 
-def show_preparation(source: Path, out: Path, options: Options, *, overview: bool = True, as_json: bool = False) -> None:
+def show_preparation(source: Path, out: Path, options: Options, *, as_json: bool = False) -> None:
     """Prepare a clip with a bar for each kind of work, and tell what became of it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=as_json)
@@ -40,3 +40,5 @@ def _print(meta: Meta, out: Path) -> None:
     console.print(f"{out}: {meta.frames} frames of {meta.size} x {meta.size}, {meta.features.name} ({parts})", markup=False)
     for note in meta.notes:
         console.print(f"  {note.kind}: {note.text}", markup=False)
+    if (out / "overview.png").exists():
+        console.print(f"  look at {out / 'overview.png'}", markup=False)
