@@ -29,6 +29,7 @@ ARROWS = {
     "talk3d": {"avatar"},
     "avatar": {"models", "cameras"},
     "models": {"nn", "cameras"},
+    "data": {"cameras"},
     "nn": {"ops"},
     "weights": {"models"},
     "geometry": set(),

@@ -19,6 +19,7 @@ from torch.nn.functional import grid_sample
 
 from talk3d.audio.features import FeaturesInfo
 from talk3d.data.archive import ArchiveReader
+from talk3d.data.geometry import inverse
 from talk3d.data.meta import Meta, read_meta
 from talk3d.data.regions import NAMES
 
@@ -176,11 +177,13 @@ class Dataset:
         if len(chosen) and not (0 <= chosen.min() and chosen.max() < len(self)):
             raise IndexError(f"indices must be from 0 to {len(self) - 1}, got {chosen.tolist()}")
         images = torch.empty(len(index), 3, self.size, self.size)
+        plates = torch.empty_like(images)
         matte = torch.empty(len(index), 1, self.size, self.size)
         regions = torch.empty(len(index), len(NAMES), self.size, self.size)
         bits = torch.arange(len(NAMES), dtype=torch.uint8)[:, None, None]
         for n, i in enumerate(chosen.tolist()):
             images[n] = _signed(self._archive.picture(i))
+            plates[n] = self._background(i)
             alpha, region = self._archive.masks(i)
             matte[n, 0] = torch.from_numpy(alpha.copy())
             regions[n] = (torch.from_numpy(region.copy()) >> bits) & 1
@@ -189,7 +192,7 @@ class Dataset:
             image=images,
             matte=matte.div_(255),
             regions=regions,
-            plate=self._plates(chosen),
+            plate=plates,
             camera=torch.from_numpy(self.cameras[chosen]),
             features=self._windows(chosen),
             blink=torch.from_numpy(self.blink[chosen].mean(1)),
@@ -206,33 +209,39 @@ class Dataset:
         return torch.from_numpy(heard)
 
     @cached_property
-    def _background(self) -> tuple[Tensor, int]:
-        """The plate ``[1, 3, h, w]``, reduced by a whole number if crops are much smaller than the frame."""
-        scale = float(np.median(np.linalg.norm(self.crops[:, :, 0], axis=1)))
-        factor = max(int(1 / scale), 1)
-        height, width = self.plate.shape[:2]
-        whole = np.pad(self.plate, ((0, -height % factor), (0, -width % factor), (0, 0)), mode="edge")
-        means = whole.reshape(len(whole) // factor, factor, -1, factor, 3).mean((1, 3))
-        return _signed(means.astype(np.float32))[None], factor
-
-    def _plates(self, chosen: NDArray[np.int64]) -> Tensor:
-        plate, factor = self._background
-        height, width = plate.shape[2:]
-        linear = np.linalg.inv(self.crops[chosen][:, :, :2])  # from crop pixels to source pixels
-        shift = -linear @ self.crops[chosen][:, :, 2:]
-        # grid_sample wants both pictures to reach from -1 to 1
-        half = self.size / 2
-        ends = np.array([2 / (width * factor), 2 / (height * factor)])[:, None]
-        matrix = np.concatenate((linear * half, linear.sum(-1, keepdims=True) * half + shift), -1) * ends
-        matrix[..., 2] -= 1
-        grid = torch.nn.functional.affine_grid(
-            torch.from_numpy(matrix.astype(np.float32)), [len(chosen), 1, self.size, self.size], align_corners=False
-        )
-        return grid_sample(
-            plate.expand(len(chosen), -1, -1, -1), grid, padding_mode="border", align_corners=False
-        )
+    def _background(self) -> _Background:
+        return _Background(self.plate, self.crops, self.size)
 
 
-def _signed(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
+class _Background:
+    """The plate as crops would show it.
+
+    Args:
+        plate: ``[Hs, Ws, 3]``.
+        crops: Source pixels to crop pixels ``[N, 2, 3]``.
+        size: Side of a crop.
+    """
+
+    def __init__(self, plate: NDArray[np.uint8], crops: NDArray[np.float64], size: int) -> None:
+        scale = float(np.median(np.linalg.norm(crops[:, :, 0], axis=1)))
+        factor = max(int(1 / scale), 1)  # crops much smaller than the frame would skip its pixels
+        reduced = Image.fromarray(plate).reduce(factor)
+        self._plate = _signed(np.asarray(reduced))[None]
+        # grid_sample wants the plate to reach from -1 to 1
+        ends = 2 / (factor * np.array([[reduced.width], [reduced.height]]))
+        self._back = torch.from_numpy((inverse(crops) * ends - [[0, 0, 1]]).astype(np.float32))
+        self._centers = torch.arange(size) + 0.5
+
+    def __call__(self, index: int) -> Tensor:
+        """Warp the plate to the crop of a frame: ``[3, S, S]``, -1 to 1; beyond its edge, the edge goes on."""
+        size = len(self._centers)
+        grid = torch.empty(size, size, 2)
+        # affine_grid is a matrix product, and takes nine times as long as these sums
+        for axis, (across, down, shift) in enumerate(self._back[index].tolist()):
+            torch.add((down * self._centers + shift)[:, None], across * self._centers, out=grid[..., axis])
+        return grid_sample(self._plate, grid[None], padding_mode="border", align_corners=False)[0]
+
+
+def _signed(pixels: NDArray[np.uint8]) -> Tensor:
     """``[H, W, 3]``, 0 to 255, to ``[3, H, W]``, -1 to 1."""
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)
