@@ -14,12 +14,12 @@ from talk3d import cameras
 from talk3d.data.blink import aperture, blink
 from talk3d.data.crop import scale
 from talk3d.data.facemesh import EYE_CORNERS, NOSE_TIP, RIGID, VERTICES
-from talk3d.data.geometry import apply, project, similarity3d
 from talk3d.data.head import View, fit_mesh, pnp, to_crop, world_to_camera
 from talk3d.data.rows import PIECE, RowWriter
 from talk3d.data.shots import Shot
 from talk3d.data.smooth import reach, smooth
 from talk3d.data.track import Track
+from talk3d.data.transforms import apply, project, similarity3d
 from talk3d.data.video import FPS
 
 __all__ = ["Analysis", "analyze"]
@@ -44,7 +44,8 @@ class Analysis:
         cam2world: ``[N, 4, 4]``.
         angles: Pitch, yaw, roll of the view of the head in the uncropped frame, degrees ``[N, 3]``.
         blink: Left, right ``[N, 2]``.
-        face: Nose tip, left and right eye's outer corner in source pixels ``[N, 3, 2]``.
+        face: Nose tip, left and right eye's outer corner in the uncropped frame, divided by its width, -1 to 1
+            ``[N, 3, 2]``.
         valid: ``[N]``.
         tracking: Numbers for ``meta.json``.
     """
@@ -59,7 +60,7 @@ class Analysis:
     tracking: dict[str, float]
 
 
-def analyze(track: Track, shot: Shot, view: View, size: int, folder: Path) -> Analysis:
+def analyze(track: Track, shot: Shot, view: View, size: int, folder: Path, *, cropped: bool = False) -> Analysis:
     """Compute a shot's geometry, and write ``landmarks.npy`` and ``points.npy``.
 
     Args:
@@ -68,6 +69,7 @@ def analyze(track: Track, shot: Shot, view: View, size: int, folder: Path) -> An
         view: The camera of a frontal crop.
         size: Side of the crops in pixels.
         folder: Where to write.
+        cropped: Whether pictures are crops already: they are only brought to size.
     """
     raw = _Landmarks(track, shot)
     times = FPS * track.times[shot.start : shot.stop]
@@ -83,7 +85,11 @@ def analyze(track: Track, shot: Shot, view: View, size: int, folder: Path) -> An
         aligned.append(to_crop(points[:, _RIGID, :2], mesh, view))
         apertures.append(aperture(points))
         corners.append(points[:, [NOSE_TIP, EYE_CORNERS[1], EYE_CORNERS[0]], :2])
-    unit = smooth(np.concatenate(aligned), times, STEADY, trust)
+    width, height = track.frame_size
+    if cropped:
+        unit = np.tile(np.array([[1 / width, 0, 0], [0, 1 / height, 0]]), (len(times), 1, 1))
+    else:
+        unit = smooth(np.concatenate(aligned), times, STEADY, trust)
 
     poses, errors = [], []
     for start, stop in raw.pieces():
@@ -124,7 +130,7 @@ def analyze(track: Track, shot: Shot, view: View, size: int, folder: Path) -> An
         cam2world=cam2world,
         angles=np.stack((pitch, yaw, roll), 1),
         blink=closed[:, ::-1],
-        face=smooth(np.concatenate(corners), times, STEADY, trust),
+        face=smooth(np.concatenate(corners), times, STEADY, trust) * 2 / width - (1.0, height / width),
         valid=valid,
         tracking={
             "steady_frames": STEADY,

@@ -19,9 +19,9 @@ from torch.nn.functional import grid_sample
 
 from talk3d.audio.features import FeaturesInfo
 from talk3d.data.archive import ArchiveReader
-from talk3d.data.geometry import inverse
 from talk3d.data.meta import Meta, read_meta
 from talk3d.data.regions import NAMES
+from talk3d.data.transforms import inverse
 
 __all__ = ["Dataset", "Sample"]
 
@@ -174,7 +174,7 @@ class Dataset:
         """
         index = torch.as_tensor([int(i) for i in indices], dtype=torch.int64)
         chosen = index.numpy()
-        if len(chosen) and not (0 <= chosen.min() and chosen.max() < len(self)):
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
             raise IndexError(f"indices must be from 0 to {len(self) - 1}, got {chosen.tolist()}")
         images = torch.empty(len(index), 3, self.size, self.size)
         plates = torch.empty_like(images)

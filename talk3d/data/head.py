@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talk3d.data.facemesh import RIGID, anchors
-from talk3d.data.geometry import apply, kabsch, project, similarity, similarity3d
+from talk3d.data.transforms import apply, kabsch, project, similarity, similarity3d
 
 __all__ = ["View", "fit_mesh", "place", "pnp", "to_crop", "world_to_camera"]
 
@@ -147,9 +147,7 @@ def _update(mesh: Array, prior: Array, poses: Array, seen: Array, view: View) ->
     error = seen - project(points, view.focal)
     x, y, z = np.moveaxis(points, -1, 0)
     zero = np.zeros_like(x)
-    slope = view.focal * np.stack(
-        (np.stack((1 / z, zero, -x / z**2), -1), np.stack((zero, 1 / z, -y / z**2), -1)), -2
-    )
+    slope = view.focal * np.stack((np.stack((1 / z, zero, -x / z**2), -1), np.stack((zero, 1 / z, -y / z**2), -1)), -2)
     slope = slope @ poses[:, None, :, :3]  # [K, V, 2, 3] by the world's axes
     trust = min(_VIEWS, len(poses)) / len(poses) / _NOISE**2
     gram = trust * np.einsum("kvij,kvil->vjl", slope, slope) + np.eye(3) / _PRIOR**2

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from talk3d.data.crop import cut
 from talk3d.data.dataset import Dataset
 from talk3d.data.facemesh import EYES, LIPS, OVAL
-from talk3d.data.geometry import apply, inverse
 from talk3d.data.regions import NAMES
+from talk3d.data.transforms import apply, inverse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

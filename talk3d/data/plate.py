@@ -93,5 +93,7 @@ def _paint(plate: NDArray[np.uint8], unseen: NDArray[np.uint8]) -> NDArray[np.ui
     large = cv2.resize(filled, (width, height), interpolation=cv2.INTER_CUBIC)
     seam = cv2.GaussianBlur(unseen.astype(np.float32), (0, 0), max(height, width) / 256)
     seam = np.maximum(seam, unseen)[..., None]
-    painted: NDArray[np.uint8] = np.rint(plate + seam * (large.astype(np.float32) - plate)).clip(0, 255).astype(np.uint8)
+    painted: NDArray[np.uint8] = (
+        np.rint(plate + seam * (large.astype(np.float32) - plate)).clip(0, 255).astype(np.uint8)
+    )
     return painted

@@ -36,6 +36,7 @@ class Track:
         cuts: Pictures that begin a shot, other than the first.
         sizes: Width of each face in pixels ``[N, 2]``, 0 where there is none.
         brightness: Mean of each picture, 0 to 255 ``[N]``.
+        frame_size: Width and height of a picture.
     """
 
     file: Path
@@ -43,6 +44,7 @@ class Track:
     cuts: list[int] = field(default_factory=list)
     sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, _FACES)))
     brightness: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    frame_size: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         """Count pictures."""
@@ -152,6 +154,7 @@ def track(pictures: Pictures, out: Path, progress: Callable[[int], object] = lam
                 times.append(picture.time)
                 sizes.append([0.0 if np.isnan(face[0, 0]) else _width(face) for face in faces])
                 brightness.append(cuts.look(picture.pixels))
+                found.frame_size = picture.pixels.shape[1], picture.pixels.shape[0]
                 progress(len(times))
     finally:
         tracker.close()
