@@ -104,8 +104,11 @@ def mouth_parts(x, y, z, face):
 
 
 @njit(fastmath=True, cache=True)
-def hair_distance(x, y, z, ax):
+def hair_distance(x, y, z, ax, slack):
     """Distance to the hair: a cap with a parting, and a bob behind the ears."""
+    front = ellipsoid(x, y + 1.4, z - 6.6, 9.0, 10.7, 7.8)  # the face, where hair is cut away
+    if front < -1.5 - slack:
+        return -front
     cap = ellipsoid(x, y - 4.9, z + 3.7, 8.35, 9.1, 9.7)
     cap = smin(cap, ellipsoid(x + 1.9, y - 11.2, z - 0.4, 3.9, 2.5, 5.0), 2.8)
     cap = smin(cap, ellipsoid(x - 3.1, y - 10.4, z + 0.1, 2.9, 2.3, 4.8), 2.2)
@@ -119,7 +122,6 @@ def hair_distance(x, y, z, ax):
     side = min(max((ax - 5.0) / 3.0, 0.0), 1.0)
     d += 0.07 * (u * (1 - side) + v * side)
     # what is cut free: the face, and the ears
-    front = ellipsoid(x, y + 1.4, z - 6.6, 9.0, 10.7, 7.8)
     h = 0.7 - abs(d + front)
     d = max(d, -front) + (h * h / 2.8 if h > 0 else 0.0)
     ear = ellipsoid(ax - 8.6, y + 0.6, z + 2.2, 3.2, 3.9, 2.4)
@@ -146,7 +148,7 @@ def head_parts(x, y, z, face, neck, slack):
         skin = smin(skin, ellipsoid(ax - 2.9, y - 4.55, z - 3.5, 2.7, 0.85, 1.35), 1.2)  # brow
         ex, ey, ez = ax - EYE_X, y - EYE_Y, z - EYE_Z
         ball = sqrt(ex * ex + ey * ey + ez * ez)
-        if ball < 3.4 + slack:
+        if ball < 4.4 + slack:
             socket = ellipsoid(ex, ey + 0.05, z - 5.5, 2.1, 1.35, 2.1)
             h = 1.0 - abs(skin + socket)
             skin = max(skin, -socket) + (h * h / 4.0 if h > 0 else 0.0)
@@ -162,7 +164,7 @@ def head_parts(x, y, z, face, neck, slack):
             skin = max(skin, -nostril) + (h * h / 1.0 if h > 0 else 0.0)
         else:
             skin = min(skin, off - 4.0)
-        if ball < 3.4 + slack:
+        if ball < 4.4 + slack:
             skin = smin(skin, ball - EYE_R - 0.13, 0.7)
             opening, above = eye_opening(ax, y, face[LEFT_EYE] if x > 0 else face[RIGHT_EYE])
             cut = max(opening, ball - EYE_R - 1.0)
@@ -170,7 +172,7 @@ def head_parts(x, y, z, face, neck, slack):
             skin = max(skin, -cut) + (h * h / 0.4 if h > 0 else 0.0)
             eye = ball - EYE_R
         else:
-            skin = min(skin, ball - 3.0)
+            skin = min(skin, ball - 4.0)
         my, mz = y - MOUTH_Y, z - 4.2
         off = sqrt(x * x + my * my + mz * mz)
         if off < 4.2 + slack:
@@ -184,15 +186,18 @@ def head_parts(x, y, z, face, neck, slack):
         else:
             skin = min(skin, off - 3.8)
     # ears
-    rx, rz = ax - 7.35, z + 2.4
-    if rx * rx + rz * rz + (y - 0.6) * (y - 0.6) < 25:
+    rx, ry, rz = ax - 7.35, y - 0.5, z + 2.4
+    off = sqrt(rx * rx + ry * ry + rz * rz)
+    if off < 4.0 + slack:
         u, w = 0.86 * rx + 0.5 * rz, -0.5 * rx + 0.86 * rz  # the back stands out
-        v = y - 0.5 - 0.15 * rz
+        v = ry - 0.15 * rz
         ear = ellipsoid(u, v, w, 0.62, 2.9 + 0.25 * w, 1.75)
         ear = max(ear, -ellipsoid(u - 0.6, v - 0.35, w - 0.05, 0.5, 1.9, 1.05))
         ear = smin(ear, ellipsoid(u - 0.15, v + 0.2, w - 1.1, 0.4, 0.7, 0.45), 0.3)
         skin = smin(skin, ear, 0.5)
-    return skin, hair_distance(x, y, z, ax), eye, teeth, tongue, lips
+    else:
+        skin = min(skin, off - 3.6)
+    return skin, hair_distance(x, y, z, ax, slack), eye, teeth, tongue, lips
 
 
 @njit(fastmath=True, cache=True)
