@@ -24,6 +24,8 @@ from talk3d.data.synthetic.head import (
     eye_opening,
     head_distance,
     head_parts,
+    lip_curves,
+    lip_sizes,
     torso_distance,
     torso_parts,
 )
@@ -150,11 +152,13 @@ def paint_skin(x, y, z, face, lips):
     label = FACE
     if y < -9.6 or (z < -1.5 and y < -5.5):
         label = NECK
-    if ax > 6.6 and -4.6 < z < -0.9 and abs(y - 0.5) < 3.4:
+    if ax > 6.6 and -5.7 < z < -2.0 and abs(y - 0.5) < 3.4:
         label = EAR
         color = mix(color, (0.62, 0.25, 0.19), 0.5)
     if z < 0:
         return color, label
+    nostril = sqrt((ax - 0.66) ** 2 / 0.07 + (y + 1.95) ** 2 / 0.075) if z > 4.6 else 9.0
+    color = mix((0.13, 0.045, 0.035), color, step(0.7, 1.3, nostril))
     # blush and freckles
     bx, by = ax - 4.1, y + 0.9
     blush = exp(-(bx * bx / 3.4 + by * by / 2.2)) + 0.5 * exp(-(x * x + (y + 1.0) ** 2) / 0.9)
@@ -184,11 +188,14 @@ def paint_skin(x, y, z, face, lips):
         color = mix(color, (0.02, 0.012, 0.01), 0.93 * lash)
         lower = step(0.12, 0.0, opening) * inside * (above < -0.1)
         color = mix(color, (0.28, 0.13, 0.10), 0.6 * lower)
-    # lips
-    rim = step(0.16, 0.05, lips) * (z > 2.4)
+    # lips, painted from the front
+    up, low, _, dome = lip_curves(min(ax, face[WIDTH]), face)
+    thick, fuller = lip_sizes(ax, dome)
+    edge = max(max(y - up - 1.55 * thick, low - 1.6 * fuller - y), 0.5 * (ax - face[WIDTH]))
+    rim = step(0.07, -0.07, edge) * (z > 2.4)
     if rim > 0:
         creases = 0.9 + 0.2 * noise(5 * x, 1.5 * y, 0.0)
-        color = mix(color, (0.50 * creases, 0.125 * creases, 0.125 * creases), 0.85 * rim)
+        color = mix(color, (0.44 * creases, 0.095 * creases, 0.10 * creases), 0.9 * rim)
         if rim > 0.5:
             label = LIPS
     # inside of the mouth
@@ -197,7 +204,7 @@ def paint_skin(x, y, z, face, lips):
         deep = step(4.75, 4.2, z + 0.12 * x * x) * step(0.06, 0.2, lips)
         inner = z < 4.6 - 0.16 * x * x - 0.1 * abs(my)
         if inner:
-            color = mix(color, (0.13, 0.022, 0.022), deep)
+            color = mix(color, (0.05, 0.008, 0.008), deep)
             label = MOUTH
     return color, label
 
@@ -249,7 +256,7 @@ def shade(o, d, t, scene):
         color, label = paint_eye(hx, hy, hz, face), EYE
         gloss, power, wrap = 0.9, 220.0, 0.3
     elif least == teeth:
-        color, label = (0.72, 0.67, 0.57), MOUTH
+        color, label = (0.60, 0.56, 0.48), MOUTH
         gloss, power = 0.25, 60.0
     elif least == tongue:
         color, label = (0.42, 0.12, 0.11), MOUTH
