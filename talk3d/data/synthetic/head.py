@@ -39,13 +39,14 @@ def ellipsoid(x, y, z, a, b, c):
 
 
 @njit(fastmath=True, cache=True)
-def cone(x, y, z, ax, ay, az, bx, by, bz, ra, rb):
-    """Distance to balls along a segment, their radius running from ra to rb."""
-    ux, uy, uz = bx - ax, by - ay, bz - az
+def cone(x, y, z, a, b, radii):
+    """Distance to balls along the segment from a to b, whose radius runs from one to the other."""
+    ax, ay, az = a
+    ux, uy, uz = b[0] - ax, b[1] - ay, b[2] - az
     x, y, z = x - ax, y - ay, z - az
     s = min(max((x * ux + y * uy + z * uz) / (ux * ux + uy * uy + uz * uz), 0.0), 1.0)
     x, y, z = x - s * ux, y - s * uy, z - s * uz
-    return sqrt(x * x + y * y + z * z) - ra - s * (rb - ra)
+    return sqrt(x * x + y * y + z * z) - radii[0] - s * (radii[1] - radii[0])
 
 
 @njit(fastmath=True, cache=True)
@@ -146,7 +147,7 @@ def head_parts(x, y, z, face, neck, slack):
     d = smin(d, ellipsoid(x, y + 7.2 + jaw, z - 3.1 + 0.35 * jaw, 2.1, 1.8, 2.3), 2.0)  # chin
     d = smin(d, ellipsoid(ax - 4.2, y + 0.2, z - 1.4, 2.2, 2.1, 2.3), 1.8)  # cheekbones
     d = smin(d, ellipsoid(x, y + 3.9 + 0.3 * jaw, z - 1.6, 3.2, 2.9, 3.15), 1.5)  # muzzle
-    d = smin(d, cone(x, y, z, neck[0], neck[1], neck[2], 0.0, -4.0, -3.9, 4.9, 4.3), 1.6)
+    d = smin(d, cone(x, y, z, neck, (0.0, -4.0, -3.9), (4.9, 4.3)), 1.6)
     skin, eye, teeth, tongue, lips = d, FAR, FAR, FAR, FAR
     if z > -1:
         skin = smin(skin, ellipsoid(ax - 2.5, y - 4.6, z - 3.7, 2.4, 0.8, 1.2), 1.4)  # brow
@@ -159,7 +160,7 @@ def head_parts(x, y, z, face, neck, slack):
         nx, ny, nz = x, y - 0.3, z - 5.8
         off = sqrt(nx * nx + ny * ny + nz * nz)
         if off < 4.4 + slack:
-            nose = cone(x, y, z, 0.0, 3.4, 4.4, 0.0, -0.6, 6.7, 0.6, 0.82)
+            nose = cone(x, y, z, (0.0, 3.4, 4.4), (0.0, -0.6, 6.7), (0.6, 0.82))
             nose = smin(nose, ellipsoid(x, y + 0.8, z - 6.65, 0.95, 0.8, 0.95), 0.4)  # tip
             nose = smin(nose, ellipsoid(ax - 1.2, y + 1.45, z - 5.35, 0.7, 0.75, 0.95), 0.6)  # wings
             nose = smin(nose, ellipsoid(x, y + 1.8, z - 5.6, 0.42, 0.5, 1.0), 0.6)  # between the nostrils
@@ -209,7 +210,7 @@ def head_parts(x, y, z, face, neck, slack):
 def head_distance(x, y, z, face, neck, slack):
     """Distance to whatever of the head is nearest; from afar, to a ball around it."""
     if y < -12 and slack < 1:  # below the chin and the hair there is the neck alone
-        return min(cone(x, y, z, neck[0], neck[1], neck[2], 0.0, -4.0, -3.9, 4.9, 4.3), -11.2 - y)
+        return min(cone(x, y, z, neck, (0.0, -4.0, -3.9), (4.9, 4.3)), -11.2 - y)
     bx, by, bz = x, y - 1.0, z + 3.0
     off = sqrt(bx * bx + by * by + bz * bz)
     if off > 17.0:
@@ -223,8 +224,8 @@ def torso_parts(x, y, z):
     """Distances to the shirt and its collar, of a point of the torso's frame."""
     ax = abs(x)
     d = ellipsoid(x, y + 33.0, z + 5.0, 17.5, 15.5, 10.0)
-    d = smin(d, cone(ax, y, z, 3.5, -16.8, -6.2, 14.5, -22.0, -6.0, 3.2, 4.2), 3.0)
-    d = smin(d, cone(ax, y, z, 14.5, -22.5, -6.0, 20.0, -36.0, -5.0, 4.6, 5.0), 2.0)
+    d = smin(d, cone(ax, y, z, (3.5, -16.8, -6.2), (14.5, -22.0, -6.0), (3.2, 4.2)), 3.0)
+    d = smin(d, cone(ax, y, z, (14.5, -22.5, -6.0), (20.0, -36.0, -5.0), (4.6, 5.0)), 2.0)
     d += 0.12 * sin(0.55 * x + 0.4 * y) * cos(0.3 * y - 0.5 * x)  # folds
     if y < -23 or ax > 11:
         return d, FAR

@@ -85,7 +85,8 @@ def perform(track: Track, utterance: Utterance, fps: float) -> Performance:
     opening, width = mouth(utterance, times)
     lids, blinks = _blinks(times)
     face = np.zeros((len(times), 9))
-    face[:, 0] = _OPEN * opening * (1 - 0.35 * np.clip(-width, 0, 1))
+    # lips that part at all part by some millimetres
+    face[:, 0] = _OPEN * opening**0.65 * (1 - 0.35 * np.clip(-width, 0, 1))
     face[:, 1] = 2.45 + np.where(width > 0, 0.3, 0.85) * width
     face[:, 2] = np.clip(-width, 0, 1)
     face[:, 3] = 0.85 * face[:, 0]
@@ -114,7 +115,7 @@ def _turns(track: Track, times: Array) -> Array:
         target = np.array(key, float)
         pace = 1.0 if count % 3 == 2 else random.uniform(0.35, 0.8)
         # the fastest moment of a turn is 1.875 times its mean
-        took = max(1.875 * np.linalg.norm((target - at) * limits) / (_SPEED * pace), 0.3)
+        took = max(1.875 * float(np.linalg.norm((target - at) * limits)) / (_SPEED * pace), 0.3)
         now, at = now + took, target
         knots.append((now, at))
         if count % 2 == 0:
