@@ -104,8 +104,8 @@ def paint_skin(x, y, z, face, lips):
         color = mix(color, (0.62, 0.25, 0.19), 0.5)
     if z < 0:
         return color, label
-    nostril = sqrt((ax - 0.66) ** 2 / 0.07 + (y + 1.95) ** 2 / 0.075) if z > 4.6 else 9.0
-    color = mix((0.13, 0.045, 0.035), color, step(0.7, 1.3, nostril))
+    nostril = sqrt((ax - 0.64) ** 2 / 0.045 + (y + 1.98) ** 2 / 0.05) if z > 4.6 else 9.0
+    color = mix((0.20, 0.075, 0.055), color, step(0.7, 1.3, nostril))
     # blush and freckles
     bx, by = ax - 4.1, y + 0.9
     blush = exp(-(bx * bx / 3.4 + by * by / 2.2)) + 0.5 * exp(-(x * x + (y + 1.0) ** 2) / 0.9)
