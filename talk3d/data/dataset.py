@@ -70,7 +70,7 @@ class Dataset:
         folder: Where it is.
         meta: What ``meta.json`` says.
         mesh: The personal face mesh in the generator's world, float32 ``[478, 3]``.
-        cameras: The crop's camera in each frame, float32 ``[N, 25]``: full pose against the mesh, the crop's intrinsics.
+        cameras: The crop's camera in each frame, float32 ``[N, 25]``: full pose against the mesh, its intrinsics.
         angles: Pitch, yaw and roll of the view of the head in the uncropped frame, degrees float32 ``[N, 3]``, with the
             signs of :func:`talk3d.cameras.angles`.
         blink: Left and right eye, 0 (open) to 1 (closed), float32 ``[N, 2]``.
