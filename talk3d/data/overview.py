@@ -152,7 +152,7 @@ def _draw_curves(axes: list[Axes], dataset: Dataset) -> None:
         if axis is not wave:
             axis.legend(fontsize=7, loc="upper right", ncols=3)
     for name, span in dataset.splits.items():
-        head.text(span.start / dataset.fps, 1.0, f" {name}", fontsize=7, va="top", transform=head.get_xaxis_transform())
+        head.text(span.start / dataset.fps, 0.02, f" {name}", fontsize=7, transform=head.get_xaxis_transform())
 
 
 def _envelope(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -11,9 +14,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from talk3d.audio import FeaturesInfo
+from talk3d.data import synthetic
 from talk3d.data.archive import ArchiveWriter, encode_masks, encode_picture
 from talk3d.data.meta import Camera, Meta, Note, write_meta
+from talk3d.data.prepare import prepare
 from talk3d.data.rows import RowWriter
+from talk3d.data.video import Video
 
 FRAMES, SIZE, WIDTH, HEIGHT = 60, 32, 48, 40
 
@@ -71,3 +77,54 @@ def write_tiny(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def synthetic_clip():
+    """Ten seconds in which the head turns as far as it ever does; from the cache after the first time."""
+    return synthetic.cached(track="wide", size=256, seconds=10)
+
+
+@pytest.fixture(scope="session")
+def synthetic_pictures(synthetic_clip) -> list[np.ndarray]:
+    return [picture.pixels for picture in Video(synthetic_clip.video)]
+
+
+@pytest.fixture(scope="session")
+def prepared(synthetic_clip, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(synthetic_clip.video, folder)
+    return folder
+
+
+def _write_clip(
+    path: Path, pictures: Sequence[np.ndarray], *, times: Sequence[Fraction] | None = None, sound: float | None = 0.1
+) -> Path:
+    """Write pictures, by default 25 a second, with noise of a loudness (or none) as sound."""
+    times = times or [Fraction(k, 25) for k in range(len(pictures))]
+    height, width = pictures[0].shape[:2]
+    clock = Fraction(1, 90000)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=30, options={"crf": "16", "preset": "veryfast"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.time_base = video.codec_context.time_base = clock
+        if sound is not None:
+            audio = container.add_stream("aac", rate=16000, layout="mono")
+        for time, pixels in zip(times, pictures, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            frame.pts, frame.time_base = round(time / clock), clock
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
+            samples = round(16000 * float(times[-1] + Fraction(1, 25)))
+            noise = np.random.default_rng(0).normal(size=(1, samples)) * sound
+            frame = av.AudioFrame.from_ndarray(noise.astype(np.float32), "fltp", "mono")
+            frame.rate, frame.pts = 16000, 0
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_clip():
+    return _write_clip
