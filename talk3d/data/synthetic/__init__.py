@@ -36,7 +36,7 @@ from talk3d.data.synthetic.truth import Truth, View
 
 __all__ = ["SyntheticClip", "Track", "Truth", "View", "cached", "write"]
 
-VERSION = 1  # of what is written: another one is another folder of the cache
+VERSION = 2  # of what is written: another one is another folder of the cache
 
 
 @dataclass(frozen=True)
