@@ -19,7 +19,7 @@ from talk3d.data.crop import cut
 from talk3d.data.prepare import Options, prepare
 from talk3d.data.shots import runs
 from talk3d.data.synthetic.truth import LANDMARKS
-from talk3d.data.transforms import apply
+from talk3d.data.transforms import apply, inverse
 
 CLIPS = Path(__file__).parents[3].parent / "shared" / "clips"
 QUICK = Options(size=64, overview=False)
@@ -74,7 +74,7 @@ def test_crops_stand_still_with_the_head_and_do_not_lag(dataset, truth):
     for start, stop in still:
         assert cropped[start:stop].std(0).max() <= 0.3
     # the crop's middle follows the eyes' d frames late: a * x(t - d) is a * x(t) - a * d * x'(t)
-    middle = (dataset.size / 2 - dataset.crops[:, 0, 2]) / dataset.crops[:, 0, 0]
+    middle = apply(inverse(dataset.crops), np.full((1, 2), dataset.size / 2))[:, 0, 0]
     eyes = source.mean(1)[:, 0]
     a, slope, _ = np.linalg.lstsq(np.stack((eyes, np.gradient(eyes), 1 + 0 * eyes), 1), middle, rcond=None)[0]
     late = -slope / a
