@@ -7,8 +7,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from talk3d import cameras as cams
 from talk3d.models.delta import IdentityFeatures, fold_batch_norm
@@ -18,7 +19,7 @@ from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, View
 from talk3d.ops import PackedPlanes, pack_planes, render_rays
 
-__all__ = ["Baked"]
+__all__ = ["Baked", "enlarge_weight"]
 
 
 class Baked:
@@ -70,6 +71,11 @@ class Baked:
             self._unet = unet.to(dtype)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
+    @property
+    def side(self) -> int:
+        """Side of the pictures in pixels."""
+        return self._superresolution.shape.resolution
+
     def tokens(
         self, features: Float[Tensor, "frame *window 16 feature"], conditions: Conditions
     ) -> Float[Tensor, "frame 5 width"]:
@@ -91,7 +97,7 @@ class Baked:
         return tokens
 
     @torch.inference_mode()
-    def render(
+    def frames(
         self,
         tokens: Float[Tensor, "batch token width"] | None,
         cameras: Float[Tensor, "batch 25"],
@@ -128,6 +134,29 @@ class Baked:
             self._graphs[key] = _Graph(self, tokens, cameras, side)
         return self._graphs[key].replay(tokens, cameras)
 
+    @torch.inference_mode()
+    def compose(
+        self, frames: Generated, background: Float[Tensor, "#batch 3 height width"] | None = None
+    ) -> UInt8[Tensor, "batch height width channel"]:
+        """Put frames before a background, as pictures of 8 bits.
+
+        Args:
+            frames: What :meth:`frames` made.
+            background: Of each frame or of all, -1 to 1. None keeps what the volume holds.
+
+        Returns:
+            ``[B, H, W, 3]``, 0 to 255, on the device of the frames.
+        """
+        image = frames.image
+        if background is not None:
+            image = torch.lerp(background.to(image), image, enlarge_weight(frames))
+        return _bytes((image + 1) / 2)
+
+    @torch.inference_mode()
+    def cut_out(self, frames: Generated) -> UInt8[Tensor, "batch height width 4"]:
+        """Make pictures of 8 bits with an alpha channel, not premultiplied: ``[B, H, W, 4]``."""
+        return _bytes(torch.cat([(frames.image + 1) / 2, enlarge_weight(frames)], dim=1))
+
     def _frame(self, tokens: Tensor | None, origins: Tensor, directions: Tensor) -> Generated:
         planes = self._rest if tokens is None else self._moved(tokens)
         seen = render_rays(planes, self._decoder, origins, directions, self.config.rendering)
@@ -143,6 +172,15 @@ class Baked:
         delta = pack_planes(self._unet(tokens.to(self.dtype), self._features), self.config.rendering.axes)
         # packing is linear, so the sum of packed planes is the sum of planes, packed
         return delta._replace(texels=self._rest.texels + delta.texels)
+
+
+def enlarge_weight(frames: Generated) -> Float[Tensor, "batch 1 height width"]:
+    """Opacity at the size of the picture: 1 where the person is."""
+    return interpolate(frames.view.weight, frames.image.shape[2:], mode="bilinear", align_corners=False).clamp(0, 1)
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    return pictures.clamp(0, 1).mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 class _Captured(NamedTuple):
