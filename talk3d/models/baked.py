@@ -147,7 +147,7 @@ class Baked:
         Returns:
             ``[B, H, W, 3]``, 0 to 255, on the device of the frames.
         """
-        image = frames.image
+        image = frames.image.clamp(-1, 1)
         if background is not None:
             image = torch.lerp(background.to(image), image, enlarge_weight(frames))
         return _bytes((image + 1) / 2)
