@@ -41,8 +41,8 @@ class Sample(NamedTuple):
             beyond the frame's own split, so that training hears nothing of what it is tested on.
         blink: Mean of both eyes, 0 (open) to 1 (closed) ``[B]``.
         angles: Pitch, yaw and roll in degrees ``[B, 3]``.
-        landmarks: Nose tip and outer corners of the left and the right eye in the uncropped frame ``[B, 3, 2]``, divided
-            by its width, -1 to 1.
+        landmarks: Nose tip and outer corners of the left and the right eye in the uncropped frame ``[B, 3, 2]``:
+            from its middle, in halves of its width.
         points: Face mesh in the camera's frame, in units of the world ``[B, 478, 3]``.
     """
 
@@ -69,7 +69,7 @@ class Dataset:
         folder: Where it is.
         meta: What ``meta.json`` says.
         mesh: The personal face mesh in the generator's world, float32 ``[478, 3]``.
-        cameras: The crop's camera in each frame, float32 ``[N, 25]``: full pose against the mesh, intrinsics of the crop.
+        cameras: The crop's camera in each frame, float32 ``[N, 25]``: full pose against the mesh, the crop's intrinsics.
         angles: Pitch, yaw and roll of the view of the head in the uncropped frame, degrees float32 ``[N, 3]``, with the
             signs of :func:`talk3d.cameras.angles`.
         blink: Left and right eye, 0 (open) to 1 (closed), float32 ``[N, 2]``.

@@ -105,7 +105,7 @@ def _draw_regions(axis: Axes, dataset: Dataset, frame: int) -> None:
 
 
 def _draw_matte(axis: Axes, dataset: Dataset, frame: int) -> None:
-    """The person over magenta in the left half, over the plate in the right: a bad matte shows on the one, a bad plate on the other."""
+    """Draw the person over magenta in the left half, and the plate in the right."""
     size = dataset.size
     picture = dataset.picture(frame).astype(np.float64)
     matte, _ = dataset.masks(frame)
