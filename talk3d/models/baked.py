@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from talk3d import cameras as cams
+from talk3d.models.compositing import composite
 from talk3d.models.delta import IdentityFeatures, fold_batch_norm
 from talk3d.models.driver import Driver
 from talk3d.models.encoders import Conditions
@@ -19,7 +20,7 @@ from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, View
 from talk3d.ops import PackedPlanes, pack_planes, render_rays
 
-__all__ = ["Baked", "enlarge_weight"]
+__all__ = ["Baked"]
 
 
 class Baked:
@@ -147,15 +148,19 @@ class Baked:
         Returns:
             ``[B, H, W, 3]``, 0 to 255, on the device of the frames.
         """
-        image = frames.image.clamp(-1, 1)
+        image = frames.image
         if background is not None:
-            image = torch.lerp(background.to(image), image, enlarge_weight(frames))
+            image = composite(image, frames.view.weight, background.to(image))
         return _bytes((image + 1) / 2)
 
     @torch.inference_mode()
     def cut_out(self, frames: Generated) -> UInt8[Tensor, "batch height width 4"]:
         """Make pictures of 8 bits with an alpha channel, not premultiplied: ``[B, H, W, 4]``."""
-        return _bytes(torch.cat([(frames.image + 1) / 2, enlarge_weight(frames)], dim=1))
+        size = frames.image.shape[2:]
+        alpha = interpolate(frames.view.weight, size, mode="bilinear", align_corners=False).clamp(0, 1)
+        # what is less opaque than a step of 8 bits has no colour that could be told
+        color = (frames.image + 1) / 2 / alpha.clamp(min=1 / 255)
+        return _bytes(torch.cat([color, alpha], dim=1))
 
     def _frame(self, tokens: Tensor | None, origins: Tensor, directions: Tensor) -> Generated:
         planes = self._rest if tokens is None else self._moved(tokens)
@@ -172,11 +177,6 @@ class Baked:
         delta = pack_planes(self._unet(tokens.to(self.dtype), self._features), self.config.rendering.axes)
         # packing is linear, so the sum of packed planes is the sum of planes, packed
         return delta._replace(texels=self._rest.texels + delta.texels)
-
-
-def enlarge_weight(frames: Generated) -> Float[Tensor, "batch 1 height width"]:
-    """Opacity at the size of the picture: 1 where the person is."""
-    return interpolate(frames.view.weight, frames.image.shape[2:], mode="bilinear", align_corners=False).clamp(0, 1)
 
 
 def _bytes(pictures: Tensor) -> Tensor:
