@@ -75,7 +75,7 @@ def frame_ours(size: Size, impl: str, *, dtype: torch.dtype = torch.float32) -> 
     def function(features: Tensor, blink: Tensor, angles: Tensor, landmarks: Tensor, camera: Tensor) -> Tensors:
         with talk3d.use(_fastest(impl)):
             tokens = baked.tokens(features, Conditions(blink, angles, landmarks))
-            return (baked.render(tokens, camera).image,)
+            return (baked.frames(tokens, camera).image,)
 
     return function
 

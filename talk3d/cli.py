@@ -182,10 +182,62 @@ class Prepare:
         show.show_preparation(self.source, self.out, options, as_json=self.json)
 
 
+@dataclass(frozen=True)
+class Render:
+    """Render an avatar speaking: to a video, or to pictures with a transparent background.
+
+    Running it again after a crash or Ctrl-C goes on where it stopped.
+    """
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of the avatar."""
+
+    audio: Path
+    """The speech: any sound or video file, of any length."""
+
+    out: Path
+    """The video: .mp4; .mov (ProRes 4444) or a name without ending (a folder of PNG files) for transparency."""
+
+    camera: str = "track"
+    """track (as in the clip), orbit[:YAW,PITCH], fixed:YAW,PITCH (degrees), or a .json file with keyframes."""
+
+    background: str = "keep"
+    """keep (the clip's), transparent, a colour #rrggbb, or a picture."""
+
+    paste_back: Path | None = None
+    """The clip that the avatar was made from: put the crop back into its frames."""
+
+    resolution: int | None = None
+    """Side of the video in pixels, by default the avatar's own."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the networks; planes and renderer stay float32 on a CPU."""
+
+    batch: int = 1
+    """Frames at a time."""
+
+    shard: str = "1/1"
+    """i/n: render every n-th chunk from the i-th on; the shard that finds all chunks there joins them."""
+
+    overwrite: bool = False
+    """Replace a video that exists, or the parts of another job of this name."""
+
+    json: bool = False
+    """For machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.memory import keep_freed_memory
+        from talk3d.rendering import show
+
+        keep_freed_memory()
+        show.show_render(self)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     command = tyro.cli(
-        Annotated[Convert | Demo | Export | Info | Prepare, tyro.conf.FlagCreatePairsOff],
+        Annotated[Convert | Demo | Export | Info | Prepare | Render, tyro.conf.FlagCreatePairsOff],
         prog="talk3d",
         description="Open 3D talking heads.",
         args=arguments,

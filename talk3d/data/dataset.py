@@ -15,13 +15,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from talk3d.audio.features import FeaturesInfo
+from talk3d.backdrop import Backdrop, signed
 from talk3d.data.archive import ArchiveReader
 from talk3d.data.meta import Meta, read_meta
 from talk3d.data.regions import NAMES
-from talk3d.data.transforms import inverse
 
 __all__ = ["Dataset", "Sample"]
 
@@ -182,8 +181,8 @@ class Dataset:
         regions = torch.empty(len(index), len(NAMES), self.size, self.size)
         bits = torch.arange(len(NAMES), dtype=torch.uint8)[:, None, None]
         for n, i in enumerate(chosen.tolist()):
-            images[n] = _signed(self._archive.picture(i))
-            plates[n] = self._background(i)
+            images[n] = signed(torch.from_numpy(self._archive.picture(i).copy()))
+            plates[n] = self._backdrop(i)
             alpha, region = self._archive.masks(i)
             matte[n, 0] = torch.from_numpy(alpha.copy())
             regions[n] = (torch.from_numpy(region.copy()) >> bits) & 1
@@ -209,39 +208,5 @@ class Dataset:
         return torch.from_numpy(heard)
 
     @cached_property
-    def _background(self) -> _Background:
-        return _Background(self.plate, self.crops, self.size)
-
-
-class _Background:
-    """The plate as crops would show it.
-
-    Args:
-        plate: ``[Hs, Ws, 3]``.
-        crops: Source pixels to crop pixels ``[N, 2, 3]``.
-        size: Side of a crop.
-    """
-
-    def __init__(self, plate: NDArray[np.uint8], crops: NDArray[np.float64], size: int) -> None:
-        scale = float(np.median(np.linalg.norm(crops[:, :, 0], axis=1)))
-        factor = max(int(1 / scale), 1)  # crops much smaller than the frame would skip its pixels
-        reduced = Image.fromarray(plate).reduce(factor)
-        self._plate = _signed(np.asarray(reduced))[None]
-        # grid_sample wants the plate to reach from -1 to 1
-        ends = 2 / (factor * np.array([[reduced.width], [reduced.height]]))
-        self._back = torch.from_numpy((inverse(crops) * ends - [[0, 0, 1]]).astype(np.float32))
-        self._centers = torch.arange(size) + 0.5
-
-    def __call__(self, index: int) -> Tensor:
-        """Warp the plate to the crop of a frame: ``[3, S, S]``, -1 to 1; beyond its edge, the edge goes on."""
-        size = len(self._centers)
-        grid = torch.empty(size, size, 2)
-        # affine_grid is a matrix product, and takes nine times as long as these sums
-        for axis, (across, down, shift) in enumerate(self._back[index].tolist()):
-            torch.add((down * self._centers + shift)[:, None], across * self._centers, out=grid[..., axis])
-        return grid_sample(self._plate, grid[None], padding_mode="border", align_corners=False)[0]
-
-
-def _signed(pixels: NDArray[np.uint8]) -> Tensor:
-    """``[H, W, 3]``, 0 to 255, to ``[3, H, W]``, -1 to 1."""
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    def _backdrop(self) -> Backdrop:
+        return Backdrop(torch.from_numpy(self.plate.copy()), torch.from_numpy(self.crops) / self.size, self.size)

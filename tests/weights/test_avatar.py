@@ -46,9 +46,9 @@ def test_generator_driver_and_latent_become_an_avatar(files, mark, tmp_path, cap
     conditions = Conditions(torch.zeros(1), torch.zeros(1, 3), torch.zeros(1, 3, 2))
     features = torch.randn(1, 8, 16, avatar.driver.conditions.features)
     baked = avatar.bake()
-    moved = baked.render(baked.tokens(features, conditions), camera).image
+    moved = baked.frames(baked.tokens(features, conditions), camera).image
     assert moved.isfinite().all()
-    assert not torch.allclose(moved, baked.render(None, camera).image, atol=0.1)
+    assert not torch.allclose(moved, baked.frames(None, camera).image, atol=0.1)
 
 
 def test_a_snapshot_becomes_what_avatar_loads(layout, save, generator_tensors, tmp_path, capsys):
