@@ -32,8 +32,8 @@ LIVELY = 0.6  # width of the smoothing of landmarks in frames: lips are quick
 # error of optical flow from frame to frame, over the tracker's: where the head is still, and for each pixel it moves
 _STILL, _DRIFT = 0.002, 0.01
 # the same of rotations, in radians, and the tracker's own error about the head's x, y and z. Chosen on the synthetic
-# clip: about the vertical axis optical flow is nearer to the truth, about the other two the tracker. They are larger than
-# a single frame's error, because the tracker errs in the same way for many frames
+# clip: about the vertical axis optical flow is nearer to the truth, about the other two the tracker. They are larger
+# than a single frame's error, because the tracker errs in the same way for many frames
 _STILL_TURN, _DRIFT_TURN, _TURN = 1e-4, 1e-3, (0.04, 0.2, 0.03)
 _TURN_ROUNDS = 3
 _MESH_FRAMES = 300  # to fit the mesh to, from all over the clip
