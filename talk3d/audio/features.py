@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +98,7 @@ def windows(features: NDArray[np.float32], frames: Sequence[int] | NDArray[np.in
     return heard
 
 
-def write_array(out: Path, windows: NDArray[np.floating]) -> None:
+def write_array(out: Path, windows: NDArray[np.floating[Any]]) -> None:
     """Write windows ``[frames, 16, F]`` that are there already, such as a mapped ``aud_eo.npy``."""
     with out.open("wb") as file:
         _write_header(file, windows.shape)

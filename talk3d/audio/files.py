@@ -83,7 +83,7 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         except av.error.FFmpegError:
             broken = True
         sound.finish()
-        ends = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base) - start
+        ends = float(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0)) - start
         return Sound(
             seconds=sound.heard / RATE,
             loudness=float(10 * np.log10(max(sound.energy / max(sound.heard, 1), 1e-12))),

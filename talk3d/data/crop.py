@@ -30,7 +30,7 @@ def cut(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> ND
     """
     import cv2
 
-    coarse = int(1 / max(scale(matrix), 1e-3))
+    coarse = int(1 / max(float(scale(matrix)), 1e-3))
     if coarse > 1:  # interpolation would skip pixels
         height, width = (-(-length // coarse) * coarse for length in pixels.shape[:2])
         padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))

@@ -46,7 +46,7 @@ class Sample(NamedTuple):
         points: Face mesh in the camera's frame, in units of the world ``[B, 478, 3]``.
     """
 
-    index: Int[Tensor, " batch"]
+    index: Int[Tensor, " batch"]  # type: ignore[assignment]  # tuples have a method of this name
     image: Float[Tensor, "batch 3 size size"]
     matte: Float[Tensor, "batch 1 size size"]
     regions: Float[Tensor, "batch 4 size size"]

@@ -79,7 +79,7 @@ def write_frames(
     def seen() -> Iterator[_Seen]:
         nonlocal plate
         for picture in _stretch(material.pictures, start, start + len(crops)):
-            index = picture.index - start
+            index = picture.frame - start
             if index in looked_at and material.given.plate is None:
                 plate = plate or Plate(folder / ".plate", *picture.pixels.shape[:2])
                 plate.add(picture.pixels, segment(picture.pixels))
@@ -88,7 +88,7 @@ def write_frames(
             crop = cut(picture.pixels, crops[index], size)
             masks = {}
             if material.given.masks is not None:
-                whole = material.given.masks(picture.index)
+                whole = material.given.masks(picture.frame)
                 masks = {name: cut(mask, crops[index], size) for name, mask in whole.items()}
             person = masks.pop("person", None)
             coarse = segment(crop) if person is None else person.astype(np.float32) / 255
@@ -106,7 +106,8 @@ def write_frames(
         segment.close()
     if done != len(crops):
         raise ValueError(f"the clip had {len(crops)} frames when it was first read, and now {done}")
-    background, unseen = (material.given.plate, 0.0) if plate is None else plate.finish()
+    background, unseen = plate.finish() if plate else (material.given.plate, 0.0)
+    assert background is not None  # as one is given, or made from frames
     Image.fromarray(background).save(folder / "plate.png", compress_level=4)
     return Written(unseen, pictures_shown)
 
@@ -126,9 +127,9 @@ def _encode(frame: _Seen, landmarks: NDArray[np.float64]) -> tuple[bytes, bytes]
 
 def _stretch(pictures: Pictures, start: int, stop: int) -> Iterator[Picture]:
     for picture in ahead(pictures):
-        if picture.index >= stop:
+        if picture.frame >= stop:
             return
-        if picture.index >= start:
+        if picture.frame >= start:
             yield picture
 
 

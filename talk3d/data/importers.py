@@ -111,7 +111,8 @@ def _talk3d(folder: Path) -> Material:
 
 def _nerf(folder: Path) -> Material:
     pictures = _Folder(folder / "ori_imgs")
-    found, given = ["ori_imgs", "transforms_train.json"], {}
+    found: list[str] = ["ori_imgs", "transforms_train.json"]
+    given: dict[str, Any] = {}
     for name in ("aud_eo.npy", "aud_ds.npy", "aud.npy"):
         if (folder / name).is_file():
             features = _features(folder / name)

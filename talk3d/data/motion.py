@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 __all__ = ["carry", "fuse"]
 
 Array = NDArray[np.float64]
-_WINDOW, _LEVELS = 21, 3  # pixels and halvings of Lucas and Kanade's search
+# Lucas and Kanade's search: half of its window over the face's width, so that a blink stays with the points around the
+# eye; pixels that half must have; halvings of the picture
+_WINDOW, _LEAST, _LEVELS = 0.04, 3, 3
 _RETURN = 0.5  # pixels by which a point may miss itself on the way there and back
 _ENOUGH = 0.5  # share of points that must come back
+# a point that goes its own way, such as an eye's corner in a blink: pixels off the others' way, and times what is usual
+# (where the head turns, the nose does not move as the cheeks do)
+_ALONE, _USUAL = 0.1, 5.0
 
 
 def carry(before: NDArray[np.uint8], now: NDArray[np.uint8], points: Array) -> Array:
@@ -27,25 +32,29 @@ def carry(before: NDArray[np.uint8], now: NDArray[np.uint8], points: Array) -> A
         points: ``[R, 2]`` in pixels, the first one's centre at 0.5.
 
     Returns:
-        Where they are now ``[R, 2]``; those that got lost move with the others. NaN if most got lost.
+        Where they are now ``[R, 2]``; those that got lost, or go their own way, move with the others. NaN if most got
+        lost.
     """
     import cv2
 
     start = (points - 0.5).astype(np.float32)[:, None]
-    search = {"winSize": (_WINDOW, _WINDOW), "maxLevel": _LEVELS}
+    side = 2 * max(round(_WINDOW * float(np.ptp(points[:, 0]))), _LEAST) + 1
+    search = {"winSize": (side, side), "maxLevel": _LEVELS}
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, now, start, None, **search)
     back, returned, _ = cv2.calcOpticalFlowPyrLK(now, before, there, None, **search)
     good = (found[:, 0] > 0) & (returned[:, 0] > 0) & (np.linalg.norm((back - start)[:, 0], axis=1) < _RETURN)
     nowhere = np.full_like(points, np.nan)
     if good.mean() < _ENOUGH:
         return nowhere
-    moved: Array = there[:, 0].astype(np.float64) + 0.5
-    if not good.all():
-        affine, _ = cv2.estimateAffine2D(start[good], there[good])
-        if affine is None:
-            return nowhere
-        moved[~good] = (points[~good] - 0.5) @ affine[:, :2].T + affine[:, 2] + 0.5
-    return moved
+    affine, _ = cv2.estimateAffine2D(start[good], there[good])
+    if affine is None:
+        return nowhere
+    moved: Array = there[:, 0].astype(np.float64)
+    together = (points - 0.5) @ affine[:, :2].T + affine[:, 2]
+    alone = np.linalg.norm(moved - together, axis=1)
+    stray = ~good | (alone > _ALONE + _USUAL * np.median(alone[good]))
+    moved[stray] = together[stray]
+    return moved + 0.5
 
 
 def fuse(absolute: Array, steps: Array, trust: Array, ratio: Array) -> Array:

@@ -89,9 +89,9 @@ def _draw_source(axis: Axes, dataset: Dataset, frame: int, pixels: NDArray[np.ui
     for contour in (OVAL, LIPS, *EYES):
         closed = [*contour, contour[0]]
         axis.plot(*points[closed].T, color="#ffe600", linewidth=0.7)
-    axis.scatter(*points.T, s=0.15, color="white", linewidths=0)
+    axis.scatter(points[:, 0], points[:, 1], s=0.15, color="white", linewidths=0)
     corner = (dataset.face_landmarks[frame] * width + (width, height)) / 2
-    axis.scatter(*corner.T, s=9, facecolors="none", edgecolors="#ff2d95", linewidths=0.8)
+    axis.scatter(corner[:, 0], corner[:, 1], s=9, facecolors="none", edgecolors="#ff2d95", linewidths=0.8)
     axis.set(xlim=(0, width), ylim=(height, 0))
 
 

@@ -36,8 +36,8 @@ class Plate:
 
         height, width = self._shape
         reach = 2 * round(_MARGIN * max(self._shape)) + 1
-        covered = cv2.resize(person, (width, height), interpolation=cv2.INTER_LINEAR) > 0.1
-        covered = cv2.dilate(covered.astype(np.uint8), np.ones((reach, reach), np.uint8))
+        seen = cv2.resize(person, (width, height), interpolation=cv2.INTER_LINEAR) > 0.1
+        covered = cv2.dilate(seen.astype(np.uint8), np.ones((reach, reach), np.uint8))
         with self._file.open("ab") as file:
             # by rows, so that a band of all frames can be read
             file.write(np.concatenate((pixels, covered[..., None]), -1).tobytes())

@@ -48,7 +48,7 @@ def draw(
     for bit, (name, region) in enumerate(zip(NAMES, (face, mouth, eyes, torso), strict=True)):
         if known and name in known:
             region = known[name] > 127
-        bits |= region.astype(np.uint8) << bit
+        bits |= region.astype(np.uint8) * np.uint8(1 << bit)
     return bits
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,6 +222,6 @@ class _Cuts:
         return float(small.mean())
 
 
-def _width(face: NDArray[np.floating]) -> float:
+def _width(face: NDArray[np.floating[Any]]) -> float:
     """Across the face, from ear to ear or from forehead to chin, whichever is longer."""
     return float(np.linalg.norm(np.ptp(face[list(OVAL), :2], axis=0)) / 2**0.5)

@@ -9,9 +9,8 @@ import pytest
 
 from talk3d.data.archive import ArchiveReader, ArchiveWriter, encode_masks, encode_picture
 
-SMOOTH = np.stack([*np.meshgrid(np.arange(64), np.arange(64), indexing="ij"), np.full((64, 64), 90)], -1).astype(
-    np.uint8
-)
+DOWN, ACROSS = np.indices((64, 64), np.uint8)
+SMOOTH = np.stack((DOWN, ACROSS, np.full_like(DOWN, 90)), -1)
 MATTE, BITS = SMOOTH[..., 0].copy(), (SMOOTH[..., 1] % 16).copy()
 
 

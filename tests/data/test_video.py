@@ -44,9 +44,9 @@ def seconds_shown(picture) -> float:
 def test_any_rate_becomes_25_with_the_nearest_picture(tmp_path, rate):
     pictures = list(Video(write(tmp_path / "clip.mp4", even(rate))))
     assert abs(len(pictures) - SECONDS * 25) <= 1
-    assert [picture.index for picture in pictures] == list(range(len(pictures)))
+    assert [picture.frame for picture in pictures] == list(range(len(pictures)))
     for picture in pictures:
-        assert abs(picture.time - picture.index / 25) <= 0.5 / rate + 1e-3 or picture.index >= len(pictures) - 2
+        assert abs(picture.time - picture.frame / 25) <= 0.5 / rate + 1e-3 or picture.frame >= len(pictures) - 2
         assert seconds_shown(picture) == pytest.approx(picture.time, abs=0.035)  # of 8 bits
 
 
@@ -72,7 +72,7 @@ def test_a_variable_rate_is_followed(tmp_path):
     pictures = list(Video(write(tmp_path / "clip.mp4", times)))
     assert len(pictures) == 100
     for picture in pictures:
-        assert abs(picture.time - picture.index / 25) <= 0.0501 or picture.index > 97  # the last is shown to its end
+        assert abs(picture.time - picture.frame / 25) <= 0.0501 or picture.frame > 97  # the last is shown to its end
         assert seconds_shown(picture) == pytest.approx(picture.time, abs=0.035)
 
 
@@ -117,7 +117,7 @@ def test_reading_ahead_is_the_same_and_can_be_left(tmp_path):
     video = Video(write(tmp_path / "clip.mp4", even(25)))
     assert [picture.time for picture in ahead(video)] == [picture.time for picture in video]
     for picture in ahead(video):
-        if picture.index == 3:
+        if picture.frame == 3:
             break
 
 
