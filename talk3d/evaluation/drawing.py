@@ -67,7 +67,7 @@ def _depths(shown: list[Shown]) -> tuple[float, float]:
 
 def _curves(found: Evaluation) -> bytes:
     curves = {name: np.array(curve, float) for name, curve in found.report.curves.items()}
-    seen = [part for part in ("mouth", "eyes") if np.isfinite(curves[f"{part}_ours"] + curves[f"{part}_truth"]).any()]
+    seen = [part for part in ("mouth", "eyes") if np.isfinite(curves[f"{part}_truth"]).any()]
     figure = _figure(11, 2.1 * (1 + len(seen)))
     axes = figure.subplots(1 + len(seen), 1, squeeze=False, sharex=True)[:, 0]
     frames = curves["frame"]
@@ -83,10 +83,11 @@ def _curves(found: Evaluation) -> bytes:
         axis.set_ylabel(labels[part], fontsize=8)
         axis.set_ylim(bottom=0)
     for axis in axes:
-        axis.legend(fontsize=7, loc="upper right", ncols=2)
+        axis.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.1)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3, linewidth=0.5)
         axis.margins(x=0.01)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_xlabel("frame of the dataset", fontsize=8)
     return _png(figure)
 
@@ -108,6 +109,10 @@ def _attention(found: Evaluation) -> bytes:
         axis.set_xticks((np.arange(3) + 0.5) * side, ["plane 1", "plane 2", "plane 3"], fontsize=8)
         axis.set_yticks((np.arange(len(of_block)) + 0.5) * side, TOKENS if block == 0 else [], fontsize=8)
         axis.tick_params(length=0)
+        for plane in (1, 2):
+            axis.axvline(plane * side - 0.5, color="white", linewidth=1)
+        for token in range(1, len(of_block)):
+            axis.axhline(token * side - 0.5, color="white", linewidth=1)
     return _png(figure)
 
 

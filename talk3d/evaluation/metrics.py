@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,8 +18,8 @@ __all__ = [
     "best_lag",
     "correlation",
     "mouth_distance",
-    "published_error",
     "psnr",
+    "published_error",
     "region_mean",
     "ssim_map",
 ]
@@ -40,18 +39,18 @@ class Metric(NamedTuple):
 
     title: str
     unit: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "zero"]
     definition: str
 
 
 METRICS = {
     "psnr_global": Metric(
-        "PSNR, global (as published)",
+        "PSNR, global",
         "dB",
         "higher",
-        "One mean squared error over all frames and all pixels of the picture, outside the region counted as equal, "
-        "as Talk3D's training code has it. A small region therefore scores higher than a large one. We take pictures "
-        "of 8 bits.",
+        "As published, in Talk3D's training: one mean squared error over all frames and all pixels of the picture, "
+        "those outside the region counted as equal, so that a small region scores higher than a large one. We compare "
+        "pictures of 8 bits.",
     ),
     "psnr_frames": Metric(
         "PSNR, mean of frames",
@@ -66,7 +65,9 @@ METRICS = {
         "Wang et al. 2004: a Gaussian of sigma 1.5, K1 = 0.01, K2 = 0.03, the mean over colours, over the region's "
         "pixels, and over frames. Published numbers are of a box of 7 pixels, and of pictures enlarged to 512.",
     ),
-    "mae": Metric("MAE", "levels of 255", "lower", "Mean absolute difference over the region's pixels, colours, frames."),
+    "mae": Metric(
+        "MAE", "levels of 255", "lower", "Mean absolute difference over the region's pixels, colours and frames."
+    ),
     "lpips": Metric(
         "LPIPS (AlexNet)",
         "",
@@ -79,8 +80,8 @@ METRICS = {
         "",
         "lower",
         "Heusel et al. 2017: 2048 features of Inception as ported from TensorFlow. Published numbers compare with the "
-        "crops of training and test, and resize as clean-fid does; we compare with the crops of the split alone. "
-        "It is biased upwards where frames are fewer than some thousands.",
+        "crops of training and test, and enlarge as clean-fid does; we compare with the crops of the split alone, and "
+        "enlarge by bilinear interpolation. It is biased upwards where frames are fewer than some thousands.",
     ),
     "lmd_mediapipe": Metric(
         "LMD of MediaPipe's mesh",
@@ -105,7 +106,7 @@ METRICS = {
     "mouth_lag": Metric(
         "Mouth opening, best lag",
         "frames",
-        "lower",
+        "zero",
         "The shift of that correlation: positive if our mouth is late.",
     ),
     "mouth_error": Metric(
@@ -199,8 +200,10 @@ def best_lag(found: NDArray[np.float64], truth: NDArray[np.float64], reach: int 
         How many frames ``found`` is late (negative: early), and the correlation there.
 
     Raises:
-        ValueError: As :func:`correlation`, at any of the shifts.
+        ValueError: As :func:`correlation`, if it is not defined at each of the shifts.
     """
+    if len(found) < _FEWEST + reach:
+        raise ValueError(f"it needs {_FEWEST + reach} frames, so that {_FEWEST} are left at each shift")
     found_at = {}
     for lag in range(-reach, reach + 1):
         late, early = found[max(lag, 0) : len(found) + min(lag, 0)], truth[max(-lag, 0) : len(truth) - max(lag, 0)]

@@ -14,6 +14,7 @@ from talk3d.avatar import Avatar
 from talk3d.data.dataset import Dataset, Sample
 from talk3d.evaluation.inputs import require_same_camera, speech_of
 from talk3d.models.encoders import Conditions
+from talk3d.models.scene import SceneConfig
 
 __all__ = ["Playback", "Rendered"]
 
@@ -67,6 +68,16 @@ class Playback:
         """Where frames are rendered."""
         return self._baked.device
 
+    @property
+    def config(self) -> SceneConfig:
+        """What the avatar's identity is made for."""
+        return self._avatar.identity.config
+
+    @property
+    def published(self) -> bool:
+        """Whether a released driver moves it."""
+        return self._avatar.driver is not None and self._avatar.driver.unet.semantics == "published"
+
     def sample(self, frames: Sequence[int]) -> Sample:
         """Read frames; a batch that is not full is filled up with its last one, as a GPU has a graph for each size."""
         return self._dataset.sample([*frames, *frames[-1:] * (self._batch - len(frames))])
@@ -80,9 +91,7 @@ class Playback:
         )
 
     @torch.inference_mode()
-    def __call__(
-        self, sample: Sample, tokens: Tensor | None, camera: Float[Tensor, " 25"] | None = None
-    ) -> Rendered:
+    def __call__(self, sample: Sample, tokens: Tensor | None, camera: Float[Tensor, " 25"] | None = None) -> Rendered:
         """Render frames, from their own cameras or all from one."""
         cameras = sample.camera if camera is None else camera.expand(len(sample.camera), 25)
         made = self._baked.frames(tokens, cameras)

@@ -144,10 +144,11 @@ def write_report(report: Report, pictures: Mapping[str, bytes], out: Path) -> No
 def number(value: float | None) -> str:
     """Write a number as tables show it."""
     if value is None:
-        return "–"
+        return "-"
     if not math.isfinite(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".").replace("-", "−")
+        return "∞" if value > 0 else "-∞"
+    text = str(value) if isinstance(value, int) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+    return text.rstrip(".")
 
 
 def table(report: Report) -> tuple[list[str], list[tuple[str, list[Measured | None]]]]:
@@ -165,8 +166,9 @@ def _plain(value: Any) -> Any:
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
+    if isinstance(value, float):
+        # six digits are more than any of these numbers is good for
+        return float(f"{value:.6g}") if math.isfinite(value) else None if math.isnan(value) else str(value)
     return value
 
 
@@ -186,13 +188,13 @@ h2 { margin-top: 2em } dt { font-weight: 600; margin-top: .6em } dd { margin: 0 
 {{ report.size }} pixels. In grey, what the mean training frame scores that is shown all the time: the floor.</p>
 <ul>{% for note in report.notes %}<li>{{ note }}</li>{% endfor %}</ul>
 {% macro unit(metric) %}{% if metrics[metric].unit %} <span class="unit">{{ metrics[metric].unit }}</span>{% endif %}
-{{ "↑" if metrics[metric].better == "higher" else "↓" }}{% endmacro %}
+{{ {"higher": "↑", "lower": "↓", "zero": "→ 0"}[metrics[metric].better] }}{% endmacro %}
 {% macro cell(found) %}<td class="n">{{ number(found.value) }}
 {%- if found.floor is not none %} <small>{{ number(found.floor) }}</small>{% endif %}{% endmacro %}
 <h2>Pictures</h2>
 <table><tr><th>{% for region in regions %}<th class="n">{{ region }}{% endfor %}</tr>
 {% for metric, cells in rows %}<tr><td>{{ metrics[metric].title }}{{ unit(metric) }}
-{%- for found in cells %}{% if found %}{{ cell(found) }}{% else %}<td class="n">–{% endif %}{% endfor %}</tr>
+{%- for found in cells %}{% if found %}{{ cell(found) }}{% else %}<td class="n">-{% endif %}{% endfor %}</tr>
 {% endfor %}</table>
 <img src="{{ picture('strip') }}" alt="Frames: true, ours, their difference, depth, and other views">
 {% if whole %}<h2>Mouth, eyes, and the whole</h2>
@@ -231,16 +233,20 @@ def _page(report: Report, pictures: Mapping[str, bytes]) -> str:
         for metric in view_metrics
     ]
     missing = {(found.title, found.reason): None for found in everything if found.reason is not None}
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE).render(
-        report=report,
-        metrics=METRICS,
-        number=number,
-        regions=regions,
-        rows=rows,
-        whole=[found for found in report.measured if not found.region and found.reason is None],
-        view_rows=[row for row in view_rows if row[0].metric in METRICS and any(f.reason is None for f in row)],
-        missing=list(missing),
-        used=list(dict.fromkeys(found.metric for found in measured)),
-        pictures=pictures,
-        picture=lambda name: f"data:image/png;base64,{base64.b64encode(pictures[name]).decode()}",
+    return (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        .from_string(_PAGE)
+        .render(
+            report=report,
+            metrics=METRICS,
+            number=number,
+            regions=regions,
+            rows=rows,
+            whole=[found for found in report.measured if not found.region and found.reason is None],
+            view_rows=[row for row in view_rows if row[0].metric in METRICS and any(f.reason is None for f in row)],
+            missing=list(missing),
+            used=list(dict.fromkeys(found.metric for found in measured)),
+            pictures=pictures,
+            picture=lambda name: f"data:image/png;base64,{base64.b64encode(pictures[name]).decode()}",
+        )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,65 +118,20 @@ def evaluate(
     options = options or Options()
     dataset, model = Dataset(data), Avatar.load(avatar)
     frames, valid = choose_frames(dataset, options.split, options.frames)
-    dtype = getattr(torch, options.precision)
-    playback = Playback(model, dataset, dtype=dtype, batch=options.batch, device=options.device)
-    lpips = None if options.lpips is None else Lpips(options.lpips, playback.device)
-    inception = None if options.inception is None else Inception(options.inception, playback.device)
-    published = model.driver is not None and model.driver.unet.semantics == "published"
-    views = novel_views(model.identity.config, published=published) if options.views else []
-    floor_picture, floor_note = mean_frame(dataset)
-    notes = [*playback.notes, floor_note, *_notes(len(frames) - len(valid), options.views, published)]
-
+    playback = Playback(
+        model, dataset, dtype=getattr(torch, options.precision), batch=options.batch, device=options.device
+    )
     with ExitStack() as closing:
-        try:
-            readers = [closing.enter_context(FaceReader()) for _ in range(3 + len(views))]
-            blind = None
-        except ImportError as error:
-            readers, blind = [], str(error)
-        reader, floor_reader, *video_readers = readers or [None] * (3 + len(views))
-        truth = Truth(dataset, frames, reader, inception)
-        floor = FaceCurves(len(frames), truth.scale)
-        floor_face = floor_reader and floor_reader(floor_picture[0].numpy())
-        ours, *others = (Video(truth, video_reader, inception) for video_reader in video_readers)
-        scores, floor_scores = PictureScores(lpips), PictureScores(lpips)
-        psnr = {name: np.full(len(frames), np.nan) for name in ("whole", "face")}
-        chosen = {valid[k] for k in np.linspace(0, len(valid) - 1, min(_SHOWN, len(valid))).round().astype(int)}
+        comparison = _Comparison(playback, dataset, frames, options, closing)
         shown: list[Shown] = []
-
+        chosen = {valid[k] for k in np.linspace(0, len(valid) - 1, min(_SHOWN, len(valid))).round().astype(int)}
         for begin in range(0, len(valid), options.batch):
             chunk = valid[begin : begin + options.batch]
-            sample = playback.sample(chunk)
-            tokens = playback.tokens(sample)
-            true = truth.read(chunk, sample, playback.device)
-            own = playback(sample, tokens)
-            ours.add(true, own)
-            floor.add(true.positions, [floor_face] * len(chunk), true.faces)
-            found = scores.add(unit(own.pictures[: len(chunk)]), true.pictures, true.regions)
-            floor_scores.add(unit(floor_picture).to(true.pictures).expand_as(true.pictures), true.pictures, true.regions)
-            for name, curve in psnr.items():
-                curve[true.positions] = found[name]
-            turned = [playback(sample, tokens, view.camera) for view in views]
-            for video, rendered in zip(others, turned, strict=True):
-                video.add(true, rendered)
-            for n, frame in enumerate(chunk):
-                if frame in chosen:
-                    pictures = [part.pictures[n].cpu().numpy() for part in (own, *turned)]
-                    depth, weight = (part[n].float().cpu().numpy() for part in (own.depth, own.weight))
-                    shown.append(Shown(frame, true.bytes[n], pictures[0], depth, weight, pictures[1:]))
+            shown += comparison.add(chunk, chosen)
             progress(begin + len(chunk), len(valid))
-
-    measured = [
-        *scores.measured(floor_scores),
-        *ours.measured(floor, blind),
-        *(Measured(name, None, 0, reason=reason) for name, reason in ABSENT.items()),
-    ]
-    turned_measured = [
-        ViewMeasured(view.title, view.yaw, view.pitch, video.measured_turned(blind))
-        for view, video in zip(views, others, strict=True)
-    ]
-    curves = {"frame": list(frames), **{f"psnr_{name}": curve.tolist() for name, curve in psnr.items()}}
-    for name, seen in (("ours", ours.curves), ("truth", truth.curves)):
-        curves |= {f"mouth_{name}": seen.mouth.tolist(), f"eyes_{name}": seen.eyes.tolist()}
+    notes = [*playback.notes, *comparison.notes]
+    if lost := len(frames) - len(valid):
+        notes.append(f"{lost} frames were left out: no face was found in them when the clip was prepared.")
     report = Report(
         avatar=str(avatar),
         data=str(data),
@@ -184,19 +139,83 @@ def evaluate(
         frames=len(valid),
         size=dataset.size,
         notes=notes,
-        measured=measured,
-        views=turned_measured,
-        curves=curves,
+        measured=comparison.measured(),
+        views=comparison.measured_views(),
+        curves={"frame": list(frames), **comparison.curves()},
     )
     return Evaluation(report, shown, playback.attention(shown[len(shown) // 2].frame))
 
 
-def _notes(lost: int, views: bool, published: bool) -> list[str]:
-    notes = []
-    if lost:
-        notes.append(f"{lost} frames were left out: no face was found in them when the clip was prepared.")
-    if views and published:
-        notes.append("Novel views are placed by EG3D's formula, as published.")
-    elif views:
-        notes.append("Novel views are placed by true angles, not by EG3D's formula, which published numbers use.")
-    return notes
+class _Comparison:
+    """Everything that is summed up over the frames."""
+
+    def __init__(
+        self, playback: Playback, dataset: Dataset, frames: range, options: Options, closing: ExitStack
+    ) -> None:
+        self._playback, device = playback, playback.device
+        lpips = None if options.lpips is None else Lpips(options.lpips, device)
+        inception = None if options.inception is None else Inception(options.inception, device)
+        self._views = novel_views(playback.config, published=playback.published) if options.views else []
+        self._blind: str | None = None  # why there is no tracker
+        readers: list[FaceReader | None] = [None] * (3 + len(self._views))
+        try:
+            readers = [closing.enter_context(FaceReader()) for _ in readers]
+        except ImportError as error:
+            self._blind = str(error)
+        reader, floor_reader, *video_readers = readers
+        self._truth = Truth(dataset, frames, reader, inception)
+        self._ours, *self._turned = (Video(self._truth, video_reader, inception) for video_reader in video_readers)
+        self._scores, self._floor_scores = PictureScores(lpips), PictureScores(lpips)
+        floor, note = mean_frame(dataset)
+        self._floor = unit(floor).to(device)
+        self._floor_face = floor_reader(floor[0].numpy()) if floor_reader else None
+        self._floor_curves = FaceCurves(len(frames), self._truth.scale)
+        self._psnr = {name: np.full(len(frames), np.nan) for name in ("whole", "face")}
+        self.notes = [note]
+        if self._views and playback.published:
+            self.notes.append("Novel views are placed by EG3D's formula, as published.")
+        elif self._views:
+            self.notes.append("Novel views are placed by true angles; published numbers are of EG3D's formula.")
+
+    def add(self, chunk: Sequence[int], chosen: Collection[int]) -> Iterator[Shown]:
+        """Render and compare frames; gives those that were chosen to be shown."""
+        sample = self._playback.sample(chunk)
+        tokens = self._playback.tokens(sample)
+        true = self._truth.read(chunk, sample, self._playback.device)
+        own = self._playback(sample, tokens)
+        found = self._scores.add(unit(own.pictures[: len(chunk)]), true.pictures, true.regions)
+        for name, curve in self._psnr.items():
+            curve[true.positions] = found[name]
+        self._ours.add(true, own)
+        self._floor_scores.add(self._floor.expand_as(true.pictures), true.pictures, true.regions)
+        self._floor_curves.add(true.positions, [self._floor_face] * len(chunk), true.faces)
+        turned = [self._playback(sample, tokens, view.camera) for view in self._views]
+        for video, rendered in zip(self._turned, turned, strict=True):
+            video.add(true, rendered)
+        for n, frame in enumerate(chunk):
+            if frame in chosen:
+                ours, *views = (rendered.pictures[n].cpu().numpy() for rendered in (own, *turned))
+                depth, weight = (part[n].float().cpu().numpy() for part in (own.depth, own.weight))
+                yield Shown(frame, true.bytes[n], ours, depth, weight, views)
+
+    def measured(self) -> list[Measured]:
+        """Everything against the true frames, and what cannot be measured."""
+        return [
+            *self._scores.measured(self._floor_scores),
+            *self._ours.measured(self._floor_curves, self._blind),
+            *(Measured(name, None, 0, reason=reason) for name, reason in ABSENT.items()),
+        ]
+
+    def measured_views(self) -> list[ViewMeasured]:
+        """What is seen from other cameras."""
+        return [
+            ViewMeasured(view.title, view.yaw, view.pitch, video.measured_turned(self._blind))
+            for view, video in zip(self._views, self._turned, strict=True)
+        ]
+
+    def curves(self) -> dict[str, list[float]]:
+        """Numbers of each frame."""
+        curves = {f"psnr_{name}": curve.tolist() for name, curve in self._psnr.items()}
+        for name, seen in (("ours", self._ours.curves), ("truth", self._truth.curves)):
+            curves |= {f"mouth_{name}": seen.mouth.tolist(), f"eyes_{name}": seen.eyes.tolist()}
+        return curves

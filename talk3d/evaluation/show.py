@@ -84,12 +84,14 @@ def show_evaluation(command: Command) -> None:
 def _print(report: Report, out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     regions, rows = table(report)
-    pictures = Table(title=f"{report.frames} frames of {report.split} (floor: the mean training frame)", title_justify="left")
+    pictures = Table(
+        title=f"{report.frames} frames of {report.split}; in brackets the mean training frame", title_justify="left"
+    )
     pictures.add_column("")
     for region in regions:
-        pictures.add_column(region, justify="right")
+        pictures.add_column(region, justify="right", no_wrap=True)
     for metric, cells in rows:
-        pictures.add_row(_label(metric), *(_cell(found.value, found.floor) if found else "–" for found in cells))
+        pictures.add_row(_label(metric), *(_cell(found.value, found.floor) if found else "-" for found in cells))
     console.print(pictures)
     for found in report.measured:
         if not found.region and found.reason is None:

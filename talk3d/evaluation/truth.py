@@ -59,9 +59,7 @@ class Truth:
         curves: Its mouth and eyes.
     """
 
-    def __init__(
-        self, dataset: Dataset, frames: range, reader: FaceReader | None, inception: Inception | None
-    ) -> None:
+    def __init__(self, dataset: Dataset, frames: range, reader: FaceReader | None, inception: Inception | None) -> None:
         self._dataset, self._first, self._reader, self._inception = dataset, frames.start, reader, inception
         self.length, self.count, self.scale = len(frames), 0, 512 / dataset.size
         self.curves = FaceCurves(self.length, self.scale)

@@ -23,6 +23,7 @@ ABSENT = {
 _NO_FID = "needs the weights of FID's Inception, pt_inception-2015-12-05-6726825d.pth: --inception FILE"
 # of a camera that the clip does not have; pixels have nothing to be compared with
 _TURNED = ("faces", "mouth_correlation", "mouth_lag")
+_PUBLISHED_TURNED = ("Sync (LSE-C, LSE-D)", "IDSIM")
 
 
 class Video:
@@ -68,7 +69,8 @@ class Video:
         faces = compare_faces(self.curves, self._truth.curves, None, self._truth.count, blind)
         kept = [found for found in faces if found.metric in _TURNED]
         person = Measured("person", 100 * self._opaque / self._truth.count, self._truth.count)
-        return [*self._distribution(), *kept, person]
+        absent = [Measured(name, None, 0, reason=ABSENT[name]) for name in _PUBLISHED_TURNED]
+        return [*self._distribution(), *kept, person, *absent]
 
     def _distribution(self) -> list[Measured]:
         if self._fid is None:

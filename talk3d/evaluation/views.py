@@ -49,7 +49,7 @@ def novel_views(config: SceneConfig, *, published: bool) -> list[View]:
             pose = cameras.look_at_eg3d(h, v, **place)  # type: ignore[arg-type]  # mypy mixes the values' types
         else:
             pose = cameras.look_at(float(yaw), float(-down), **place)  # type: ignore[arg-type]  # the same
-        seen_yaw, seen_pitch, _ = (float(angle) for angle in cameras.angles(pose))
-        title = f"({yaw:+d}°, {down:+d}°)".replace("-", "−")
+        seen_yaw, seen_pitch, _ = (round(float(angle), 3) for angle in cameras.angles(pose))
+        title = f"({yaw:+d}°, {down:+d}°)"
         views.append(View(title, seen_yaw, seen_pitch, cameras.pack(pose, cameras.intrinsics(config.focal))))
     return views
