@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from talk3d.evaluation.run import Evaluation, Shown
 from talk3d.models.encoders import TOKENS
@@ -92,7 +93,7 @@ def _curves(found: Evaluation) -> bytes:
     return _png(figure)
 
 
-def _line(axis: Axes, frames: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
+def _line(axis: Axes, frames: NDArray[np.float64], values: NDArray[np.float64], color: str, label: str) -> None:
     # a frame between two that are not known would not be seen without a mark
     axis.plot(frames, values, color=color, linewidth=1.1, marker=".", markersize=2.5, label=label)
 

@@ -40,9 +40,10 @@ class Lpips:
             raise ImportError("LPIPS needs the package lpips: pip install 'talk3d[perceptual]'") from None
         state = _read(weights, "torchvision's AlexNet")
         try:
-            for name, parameter in network.net.named_parameters():
-                # lpips cuts the trunk into slices, and keeps its numbers
-                parameter.data.copy_(state[f"features.{name.split('.', 1)[1]}"])
+            for name, parameter in network.named_parameters():
+                # lpips cuts the trunk into slices, and keeps its numbers: net.slice2.3.weight
+                if name.startswith("net."):
+                    parameter.data.copy_(state[f"features.{name.split('.', 2)[2]}"])
         except (KeyError, RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"{weights} does not hold the weights of torchvision's AlexNet: {error}") from None
         self._network = network.eval().requires_grad_(False).to(device)

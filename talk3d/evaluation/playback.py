@@ -80,7 +80,7 @@ class Playback:
 
     def sample(self, frames: Sequence[int]) -> Sample:
         """Read frames; a batch that is not full is filled up with its last one, as a GPU has a graph for each size."""
-        return self._dataset.sample([*frames, *frames[-1:] * (self._batch - len(frames))])
+        return self._dataset.sample([*frames, *[frames[-1]] * (self._batch - len(frames))])
 
     def tokens(self, sample: Sample) -> Float[Tensor, "batch token width"] | None:
         """What drives frames; None if nothing does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +23,12 @@ Numbers = NDArray[np.float64]
 _NO_LPIPS = "needs the weights of torchvision's AlexNet: --lpips FILE"
 
 
+@dataclass
+class _Sum:
+    value: float = 0.0
+    frames: int = 0
+
+
 class PictureScores:
     """Compare pictures in regions.
 
@@ -31,7 +38,7 @@ class PictureScores:
 
     def __init__(self, lpips: Lpips | None) -> None:
         self._lpips = lpips
-        self._sums: dict[tuple[str, str], list[float]] = {}
+        self._sums: dict[tuple[str, str], _Sum] = {}
         self._regions: list[str] = []
 
     @torch.inference_mode()
@@ -57,27 +64,27 @@ class PictureScores:
                 numbers["lpips"] = self._lpips((2 * found - 1) * region, (2 * truth - 1) * region)
             seen = region.amax((1, 2, 3)) > 0
             for metric, of_frames in numbers.items():
-                total = self._sums.setdefault((metric, name), [0.0, 0])
-                total[0] += of_frames[seen].double().sum().item()
-                total[1] += int(seen.sum())
+                total = self._sums.setdefault((metric, name), _Sum())
+                total.value += of_frames[seen].double().sum().item()
+                total.frames += int(seen.sum())
             each[name] = numbers["psnr_frames"].cpu().numpy().astype(np.float64)
         return each
 
     def measured(self, floor: PictureScores) -> list[Measured]:
         """Everything that was measured, beside what a floor scored on the same frames."""
         found = [
-            Measured(metric, self._value(metric, region), count, region, floor._value(metric, region))
-            if count
+            Measured(metric, self._value(metric, region), total.frames, region, floor._value(metric, region))
+            if total.frames
             else Measured(metric, None, 0, region, reason=f"no frame shows any {region}")
-            for (metric, region), (_, count) in self._sums.items()
+            for (metric, region), total in self._sums.items()
         ]
         if self._lpips is None:
             found += [Measured("lpips", None, 0, region, reason=_NO_LPIPS) for region in self._regions]
         return found
 
     def _value(self, metric: str, region: str) -> float:
-        total, count = self._sums[metric, region]
-        mean = total / count
+        total = self._sums[metric, region]
+        mean = total.value / total.frames
         return float(metrics.psnr(torch.tensor(mean, dtype=torch.float64))) if metric == "psnr_global" else mean
 
 
@@ -137,10 +144,10 @@ def compare_faces(
             "eye_error": lambda: _mean(abs(floor.eyes - truth.eyes)),
         }
     if blind is not None:
-        return [Measured(name, None, 0, reason=blind) for name in ("faces", *numbers)]
+        return [Measured(name, None, 0, reason=blind) for name in ("faces", "faces_truth", *numbers)]
     pairs = int(np.isfinite(ours.mouth - truth.mouth).sum())
     share, of_truth = (100 * int(np.isfinite(curves.mouth).sum()) / frames for curves in (ours, truth))
-    measured = [Measured("faces", share, frames, floor=of_truth)]
+    measured = [Measured("faces", share, frames), Measured("faces_truth", of_truth, frames)]
     for name, compute in numbers.items():
         value, reason = attempt(compute)
         beside = attempt(floors[name])[0] if name in floors else None

@@ -84,18 +84,18 @@ def show_evaluation(command: Command) -> None:
 def _print(report: Report, out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     regions, rows = table(report)
-    pictures = Table(
-        title=f"{report.frames} frames of {report.split}; in brackets the mean training frame", title_justify="left"
-    )
-    pictures.add_column("")
-    for region in regions:
-        pictures.add_column(region, justify="right", no_wrap=True)
+    console.print(f"{report.frames} frames of {report.split}; floor: what the mean training frame scores")
+    pictures = Table("", *regions, box=None, pad_edge=False)
+    for column in pictures.columns[1:]:
+        column.justify = "right"
     for metric, cells in rows:
-        pictures.add_row(_label(metric), *(_cell(found.value, found.floor) if found else "-" for found in cells))
+        pictures.add_row(_label(metric), *(number(found.value if found else None) for found in cells))
+        pictures.add_row("  floor", *(number(found.floor if found else None) for found in cells), style="dim")
     console.print(pictures)
     for found in report.measured:
         if not found.region and found.reason is None:
-            console.print(f"{_label(found.metric)}: {_cell(found.value, found.floor)}", markup=False)
+            floor = "" if found.floor is None else f" (floor: {number(found.floor)})"
+            console.print(f"{_label(found.metric)}: {number(found.value)}{floor}", markup=False)
     reasons = dict.fromkeys((found.title, found.reason) for found in report.measured if found.reason is not None)
     for title, reason in reasons:
         console.print(f"{title}: not measured, {reason}", markup=False)
@@ -105,7 +105,3 @@ def _print(report: Report, out: Path) -> None:
 def _label(metric: str) -> str:
     known = METRICS[metric]
     return known.title + (f", {known.unit}" if known.unit else "")
-
-
-def _cell(value: float | None, floor: float | None) -> str:
-    return number(value) + ("" if floor is None else f" ({number(floor)})")
