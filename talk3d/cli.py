@@ -74,6 +74,53 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Compare an avatar with the frames of a dataset, and write a report: numbers, curves, pictures."""
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of the avatar."""
+
+    data: tyro.conf.Positional[Path]
+    """The folder of the dataset."""
+
+    out: Path
+    """The folder of the report to write."""
+
+    split: str = "test"
+    """Which frames of the dataset: train, val or test."""
+
+    frames: int | None = None
+    """No more than the first of them."""
+
+    no_views: bool = False
+    """Render no novel views, which take four frames more for each."""
+
+    lpips: Path | None = None
+    """Weights of torchvision's AlexNet (alexnet-owt-7be5be79.pth), for LPIPS."""
+
+    inception: Path | None = None
+    """Weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), for FID."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the networks; planes and renderer stay float32 on a CPU."""
+
+    batch: int = 1
+    """Frames at a time."""
+
+    overwrite: bool = False
+    """Replace a report that exists."""
+
+    json: bool = False
+    """Print the report for machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.evaluation import show
+
+        show.show_evaluation(self)
+
+
+@dataclass(frozen=True)
 class Export:
     """Write an avatar's shape: a mesh with vertex colours, or a sheet of pictures, depth and normals."""
 
@@ -237,7 +284,7 @@ class Render:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     command = tyro.cli(
-        Annotated[Convert | Demo | Export | Info | Prepare | Render, tyro.conf.FlagCreatePairsOff],
+        Annotated[Convert | Demo | Evaluate | Export | Info | Prepare | Render, tyro.conf.FlagCreatePairsOff],
         prog="talk3d",
         description="Open 3D talking heads.",
         args=arguments,

@@ -25,7 +25,7 @@ ARROWS = {
     "info": {"registry"},
     "training": {"avatar", "data"},
     "rendering": {"avatar", "data"},
-    "evaluation": {"avatar", "data"},
+    "evaluation": {"avatar", "data", "pictures"},
     "talk3d": {"avatar"},
     "avatar": {"models", "weights", "motion", "audio", "backdrop"},
     "models": {"nn", "cameras"},
