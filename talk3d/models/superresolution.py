@@ -15,7 +15,7 @@ from talk3d.ops import bias_act, resample2d
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
 
-Variant = Literal["2x", "4x", "8x", "8xdc"]
+Variant = Literal["2x", "4x", "8x", "8xdc", "small"]
 
 _RGB = 3  # the first channels of the features are the picture at low resolution
 
@@ -34,12 +34,13 @@ class _Shape(NamedTuple):
         return self.size * self.ups[0] * self.ups[1]
 
 
-# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes
+# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes. "small" is ours, for a CPU
 VARIANTS: dict[Variant, _Shape] = {
     "2x": _Shape(64, (128, 64), (1, 2)),
     "4x": _Shape(128, (128, 64), (1, 2), only_enlarge=True),
     "8x": _Shape(128, (128, 64), (2, 2)),
     "8xdc": _Shape(128, (256, 128), (2, 2)),
+    "small": _Shape(64, (32, 32), (2, 2)),
 }
 
 

@@ -1,0 +1,261 @@
+"""Everything that can be set about training, with its presets; a file of TOML, or the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from talk3d.models.scene import SceneConfig
+from talk3d.models.superresolution import Variant
+from talk3d.ops import RenderOptions
+from talk3d.ops.triplane import Axes
+
+__all__ = [
+    "PRESETS",
+    "DriverLosses",
+    "DriverStageConfig",
+    "FitConfig",
+    "IdentityStageConfig",
+    "ModelConfig",
+    "Preset",
+    "RunConfig",
+    "SuperResolutionStageConfig",
+    "Term",
+]
+
+Preset = Literal["demo", "draft", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of an avatar that is made from a clip alone; the defaults are the published ones."""
+
+    axes: Axes = "zy"
+    """Convention of the planes."""
+
+    box_warp: float = 1.0
+    """Side of the cube that the planes cover, in units of the world."""
+
+    plane_resolution: int = 256
+    """Side of a plane in texels, a multiple of 8."""
+
+    plane_channels: int = 32
+    """Channels of a plane, and of the rendered features."""
+
+    view: int = 128
+    """Side of the rendered features in pixels."""
+
+    coarse: int = 48
+    """Samples of a ray's first pass."""
+
+    fine: int = 48
+    """Samples of its second pass."""
+
+    superresolution: Variant = "8xdc"
+    """From the rendered features to the picture."""
+
+    w_dim: int = 512
+    """Width of the latent that styles the super-resolution."""
+
+    unet_width: int = 64
+    """Channels of a plane after the first level of the delta U-Net; each further level has twice as many."""
+
+    token: int = 64
+    """Width of a condition token."""
+
+    def scene(self, *, focal: float, radius: float, pivot: tuple[float, float, float]) -> SceneConfig:
+        """Sizes and conventions of the identity, with the frontal camera that the crops are aligned by."""
+        return SceneConfig(
+            rendering=RenderOptions(axes=self.axes, box_warp=self.box_warp, coarse=self.coarse, fine=self.fine),
+            resolution=self.view,
+            superresolution=self.superresolution,
+            w_dim=self.w_dim,
+            plane_resolution=self.plane_resolution,
+            plane_channels=self.plane_channels,
+            focal=focal,
+            radius=radius,
+            pivot=pivot,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """How much a loss counts, and when."""
+
+    weight: float
+    """0 switches it off."""
+
+    start: float = 0.0
+    """Share of the stage's steps before it counts at all."""
+
+    ramp: float = 0.0
+    """Share of the stage's steps in which its weight then grows from 0."""
+
+    def at(self, step: int, steps: int) -> float:
+        """Weight in one step of so many."""
+        since = step - self.start * steps
+        if since < 0:
+            return 0.0
+        return self.weight * (min(1.0, since / (self.ramp * steps)) if self.ramp else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityStageConfig:
+    """The person at rest, from frames and a head proxy."""
+
+    steps: int = 8000
+    """How many, after the warm-up."""
+
+    warmup: int = 150
+    """Steps that make the density that of the proxy."""
+
+    plane_rate: float = 1e-2
+    """Adam's learning rate for the planes."""
+
+    decoder_rate: float = 2e-3
+    """For the decoder."""
+
+    camera_rate: float = 1e-4
+    """For six degrees of freedom of each frame's camera; 0 trusts the track."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolutionStageConfig:
+    """Super-resolution alone; planes and decoder are frozen."""
+
+    steps: int = 2000
+    """How many; 0 leaves the stage out."""
+
+    batch: int = 2
+    """Frames in a step."""
+
+    rate: float = 2e-3
+    """Adam's learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverLosses:
+    """Losses of the driver; :mod:`talk3d.training.losses` says what each is and how it is normalised."""
+
+    l1: Term = Term(weight=1.0)
+    """Absolute difference of the pictures."""
+
+    perceptual: Term = Term(weight=0.2)
+    """LPIPS if its weights are there, multi-scale structural similarity and gradients otherwise."""
+
+    mouth: Term = Term(weight=1.0)
+    """Absolute difference in the mouth region."""
+
+    eyes: Term = Term(weight=0.3)
+    """Absolute difference in the eye region."""
+
+    matte: Term = Term(weight=0.1)
+    """Cross entropy between opacity and the matte."""
+
+    landmarks: Term = Term(weight=0.0)
+    """Tracked landmarks against the projected personal mesh; moves cameras alone, where they are trained."""
+
+    photometric: Term = Term(weight=0.0)
+    """Neighbouring frames warped into each other through the rendered depth."""
+
+    temporal: Term = Term(weight=0.5)
+    """Change from frame to frame against the change of the targets; needs windows of at least two frames."""
+
+    delta: Term = Term(weight=0.01)
+    """Size of the delta planes."""
+
+    exchange: Term = Term(weight=0.3)
+    """With another frame's speech or blink, the region that it does not drive must stay as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverStageConfig:
+    """Delta U-Net and token encoders; the identity is frozen."""
+
+    steps: int = 80_000
+    """How many."""
+
+    batch: int = 4
+    """Frames in a step, a multiple of the window."""
+
+    window: int = 2
+    """Consecutive frames that are looked at together; 1 means single frames."""
+
+    rate: float = 5e-4
+    """Adam's learning rate."""
+
+    identity_rate: float = 0.0
+    """For the identity's planes; 0 freezes them."""
+
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is what is kept; 0 keeps the weights themselves."""
+
+    losses: DriverLosses = DriverLosses()
+    """What is minimised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What does not change the result, but for the precision."""
+
+    checkpoint_every: int = 500
+    """Steps."""
+
+    keep: int = 2
+    """Latest checkpoints that stay of each stage; the best one stays besides."""
+
+    preview_every: int = 500
+    """Steps between pictures and held-out figures."""
+
+    log_every: int = 10
+    """Steps between figures of the losses."""
+
+    clip: float = 1.0
+    """Largest norm of the gradient; what is longer is shortened. 0 leaves it as it is."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of networks, not of the renderer; auto takes bfloat16 on a GPU."""
+
+    cache: int = 2048
+    """Megabytes for decoded frames."""
+
+    lpips: Path | None = None
+    """Folder of local weights for LPIPS: ``alexnet.pth``, the trunk from torchvision. Nothing is downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Everything about ``talk3d fit``. The defaults are those of the preset "full"."""
+
+    seed: int = 0
+    """Two runs on a CPU with one seed give the same numbers."""
+
+    model: ModelConfig = ModelConfig()
+    identity: IdentityStageConfig = IdentityStageConfig()
+    superresolution: SuperResolutionStageConfig = SuperResolutionStageConfig()
+    driver: DriverStageConfig = DriverStageConfig()
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+_SMALL = ModelConfig(
+    plane_resolution=128, view=64, coarse=16, fine=16, superresolution="small", w_dim=32, unet_width=32
+)
+
+PRESETS: dict[Preset, FitConfig] = {
+    "demo": FitConfig(
+        model=_SMALL,
+        identity=IdentityStageConfig(steps=700),
+        superresolution=SuperResolutionStageConfig(steps=300),
+        driver=DriverStageConfig(steps=500, batch=2, rate=1e-3, ema=0.98),
+        run=RunConfig(checkpoint_every=100, preview_every=100),
+    ),
+    "draft": FitConfig(
+        model=ModelConfig(view=64, coarse=24, fine=24, superresolution="small", w_dim=32, unet_width=32),
+        identity=IdentityStageConfig(steps=1500),
+        superresolution=SuperResolutionStageConfig(steps=500),
+        driver=DriverStageConfig(steps=1000, batch=2, rate=1e-3, ema=0.99),
+        run=RunConfig(checkpoint_every=200, preview_every=200),
+    ),
+    "full": FitConfig(),
+}
