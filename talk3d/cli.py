@@ -76,10 +76,61 @@ class Info:
         info.show(as_json=self.json)
 
 
+@dataclass(frozen=True)
+class Prepare:
+    """Make a dataset of a clip of one person: crops, cameras, masks, background, blink and speech features."""
+
+    source: tyro.conf.Positional[Path]
+    """The clip."""
+
+    out: Path
+    """The folder to make."""
+
+    audio: Path | None = None
+    """Sound that replaces the clip's own; it begins with the clip."""
+
+    features: Literal["logmel", "wav2vec2", "hubert"] = "logmel"
+    """Of the speech; all but logmel need transformers and a trained model."""
+
+    model: str | None = None
+    """Folder or name of a trained speech model."""
+
+    size: int = 512
+    """Side of the crops in pixels."""
+
+    camera: Literal["ffhq", "talk3d"] = "ffhq"
+    """Whose alignment crops have: EG3D's, or Talk3D's, which is wider."""
+
+    overwrite: bool = False
+    """Replace a dataset that is there."""
+
+    no_overview: bool = False
+    """Draw no overview."""
+
+    json: bool = False
+    """For machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.data import show
+        from talk3d.data.prepare import Options
+
+        options = Options(
+            size=self.size,
+            camera=self.camera,
+            encoder=self.features,
+            model=self.model,
+            audio=self.audio,
+            overwrite=self.overwrite,
+            overview=not self.no_overview,
+        )
+        show.show_preparation(self.source, self.out, options, as_json=self.json)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     command = tyro.cli(
-        Annotated[Convert | Demo | Info, tyro.conf.FlagCreatePairsOff],
+        Annotated[Convert | Demo | Info | Prepare, tyro.conf.FlagCreatePairsOff],
         prog="talk3d",
         description="Open 3D talking heads.",
         args=arguments,

@@ -30,6 +30,7 @@ ARROWS = {
     "talk3d": {"avatar"},
     "avatar": {"models", "weights"},
     "models": {"nn", "cameras"},
+    "data": {"cameras"},
     "nn": {"ops"},
     "weights": {"models"},
     "geometry": set(),
