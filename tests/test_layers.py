@@ -24,7 +24,6 @@ ARROWS = {
     "demo": {"ops", "cameras"},
     "info": {"registry"},
     "training": {"avatar", "data"},
-    "data": set(),
     "rendering": {"avatar"},
     "evaluation": {"avatar"},
     "talk3d": {"avatar"},

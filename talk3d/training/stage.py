@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Stage"]
+from talk3d.models.identity import Identity
+from talk3d.training.cameras import CameraTrack
+from talk3d.training.config import FitConfig
+from talk3d.training.targets import Targets
+
+__all__ = ["Stage", "StageContext"]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What every stage is made from: ``IdentityStage(context)``, then ``SuperResolutionStage(context)``, and so on.
+
+    A stage trains what is in here in place; the next one finds it as the last one left it.
+
+    Attributes:
+        config: Everything that was set.
+        targets: The clip, ``targets.dataset``, and its frames as the model would make them.
+        identity: The person at rest.
+        cameras: Of all frames.
+    """
+
+    config: FitConfig
+    targets: Targets
+    identity: Identity
+    cameras: CameraTrack
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is."""
+        return self.targets.device
 
 
 class Stage(Protocol):
