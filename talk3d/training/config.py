@@ -200,6 +200,12 @@ class DriverStageConfig:
     losses: DriverLosses = DriverLosses()
     """What is minimised."""
 
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.window < 1 or self.batch % self.window:
+            raise ValueError(
+                f"driver.batch must be a multiple of driver.window, both at least 1, got {self.batch} and {self.window}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -117,7 +117,7 @@ class DriverStage:
         """Render a batch, and compare."""
         assert self._enlarge is not None
         context, config = self.context, self.config
-        window = config.window if config.window > 1 and step % 2 and config.batch >= config.window else 1
+        window = config.window if step % 2 else 1
         indices = self._draw(step, window)
         self._seen = f"frames {', '.join(map(str, indices))}"
         target = context.targets(indices)

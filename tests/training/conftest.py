@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from talk3d import cameras as cams
 from talk3d.data.dataset import Sample
 from talk3d.models import superresolution
 from talk3d.models.identity import Identity
+from talk3d.training import config as settings
 from talk3d.training.cameras import CameraTrack
 from talk3d.training.config import DriverStageConfig, FitConfig, ModelConfig, RunConfig
 from talk3d.training.stage import StageContext
@@ -85,6 +86,7 @@ def one_thread() -> Iterator[None]:
 def tiny_superresolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variant that makes 32 pixels of 8, in a millisecond."""
     monkeypatch.setitem(superresolution.VARIANTS, "tiny", superresolution._Shape(8, (8, 8), (2, 2)))
+    monkeypatch.setattr(settings, "Variant", Literal["small", "8xdc", "tiny"])
 
 
 @pytest.fixture
@@ -117,12 +119,12 @@ def at_rest(identity: Identity) -> Identity:
 
 @pytest.fixture
 def make_context(clip: Clip) -> Callable[..., StageContext]:
-    def make(settings: FitConfig | None = None) -> StageContext:
-        settings = settings or tiny_config()
+    def make(chosen: FitConfig | None = None) -> StageContext:
+        chosen = chosen or tiny_config()
         camera = clip.meta.camera
-        torch.manual_seed(settings.seed)
-        scene = settings.model.scene(focal=camera.focal, radius=camera.radius, pivot=camera.pivot)
+        torch.manual_seed(chosen.seed)
+        scene = chosen.model.scene(focal=camera.focal, radius=camera.radius, pivot=camera.pivot)
         targets = Targets(clip, picture=SIZE, view=8)
-        return StageContext(settings, targets, at_rest(Identity(scene)), CameraTrack(torch.from_numpy(clip.cameras)))
+        return StageContext(chosen, targets, at_rest(Identity(scene)), CameraTrack(torch.from_numpy(clip.cameras)))
 
     return make
