@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -46,4 +48,8 @@ def _rotation(vector: Tensor) -> Tensor:
     """Rotation vectors ``[B, 3]`` to matrices ``[B, 3, 3]``."""
     zero = torch.zeros_like(vector[:, 0])
     x, y, z = vector.unbind(1)
-    return torch.matrix_exp(torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), 1).unflatten(1, (3, 3)))
+    across = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), 1).unflatten(1, (3, 3))
+    # Rodrigues' formula; at no angle its length has no slope
+    angle = vector.square().sum(1).clamp(min=1e-12).sqrt()[:, None, None] / math.pi
+    identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
+    return identity + torch.sinc(angle) * across + torch.sinc(angle / 2).square() / 2 * across @ across

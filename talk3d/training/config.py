@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -153,8 +153,8 @@ class DriverLosses:
     matte: Term = Term(weight=0.1)
     """Cross entropy between opacity and the matte."""
 
-    landmarks: Term = Term(weight=0.0)
-    """Tracked landmarks against the projected personal mesh; moves cameras alone, where they are trained."""
+    landmarks: Term = Term(weight=0.1)
+    """Tracked landmarks against the projected personal mesh; counts where cameras are trained, which it holds."""
 
     photometric: Term = Term(weight=0.0)
     """Neighbouring frames warped into each other through the rendered depth."""
@@ -165,8 +165,8 @@ class DriverLosses:
     delta: Term = Term(weight=0.01)
     """Size of the delta planes."""
 
-    exchange: Term = Term(weight=0.3)
-    """With another frame's speech or blink, the region that it does not drive must stay as it is."""
+    exchange: Term = Term(weight=0.5)
+    """With the blink, the speech or the pose of another frame, what these do not drive looks as before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,7 @@ class DriverStageConfig:
     """Frames in a step, a multiple of the window."""
 
     window: int = 2
-    """Consecutive frames that are looked at together; 1 means single frames."""
+    """Consecutive frames that every second step looks at; the others look at single frames. 1 means all do."""
 
     rate: float = 5e-4
     """Adam's learning rate."""
@@ -188,25 +188,37 @@ class DriverStageConfig:
     identity_rate: float = 0.0
     """For the identity's planes; 0 freezes them."""
 
+    camera_rate: float = 0.0
+    """For the cameras; 0 freezes them."""
+
+    warmup: int = 50
+    """Steps in which the learning rates grow from 0; they fall to a tenth along a cosine after that."""
+
     ema: float = 0.999
     """Decay of the moving average of the weights, which is what is kept; 0 keeps the weights themselves."""
 
     losses: DriverLosses = DriverLosses()
     """What is minimised."""
 
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.window < 1 or self.batch % self.window:
+            raise ValueError(
+                f"driver.batch must be a multiple of driver.window, both at least 1, got {self.batch} and {self.window}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What does not change the result, but for the precision."""
 
-    checkpoint_every: int = 500
-    """Steps."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+
+    save_every: int = 1000
+    """Steps between checkpoints, each with pictures and held-out figures."""
 
     keep: int = 2
     """Latest checkpoints that stay of each stage; the best one stays besides."""
-
-    preview_every: int = 500
-    """Steps between pictures and held-out figures."""
 
     log_every: int = 10
     """Steps between figures of the losses."""
@@ -235,7 +247,7 @@ class FitConfig:
     identity: IdentityStageConfig = IdentityStageConfig()
     superresolution: SuperResolutionStageConfig = SuperResolutionStageConfig()
     driver: DriverStageConfig = DriverStageConfig()
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig = RunConfig()
 
 
 _SMALL = ModelConfig(
@@ -248,14 +260,14 @@ PRESETS: dict[Preset, FitConfig] = {
         identity=IdentityStageConfig(steps=700),
         superresolution=SuperResolutionStageConfig(steps=300),
         driver=DriverStageConfig(steps=500, batch=2, rate=1e-3, ema=0.98),
-        run=RunConfig(checkpoint_every=100, preview_every=100),
+        run=RunConfig(save_every=250),
     ),
     "draft": FitConfig(
         model=ModelConfig(view=64, coarse=24, fine=24, superresolution="small", w_dim=32, unet_width=32),
         identity=IdentityStageConfig(steps=1500),
         superresolution=SuperResolutionStageConfig(steps=500),
         driver=DriverStageConfig(steps=1000, batch=2, rate=1e-3, ema=0.99),
-        run=RunConfig(checkpoint_every=200, preview_every=200),
+        run=RunConfig(save_every=500),
     ),
     "full": FitConfig(),
 }

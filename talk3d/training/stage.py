@@ -13,7 +13,7 @@ from talk3d.training.cameras import CameraTrack
 from talk3d.training.config import FitConfig
 from talk3d.training.targets import Targets
 
-__all__ = ["Stage", "StageContext"]
+__all__ = ["Stage", "StageContext", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,13 @@ class Stage(Protocol):
 
     name: str
     steps: int
+
+    def begin(self) -> None:
+        """Called when its turn has come, and before that for trial steps: make folds and caches anew.
+
+        It says what needs gradients and what does not: another stage may have frozen what this one trains.
+        """
+        ...
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything that is trained or tracked, by name; names are identifiers. Always the same modules.
@@ -102,3 +109,11 @@ class Stage(Protocol):
     def preview(self) -> dict[str, Tensor]:
         """Named pictures, uint8 ``[H, W, 3]`` on the CPU, deterministic. Shows what may go wrong unseen."""
         ...
+
+
+def uniform(generator: torch.Generator, device: torch.device, *shape: int) -> Tensor:
+    """Random numbers from 0 to 1, made where they are wanted, of a seed that a generator on the CPU draws."""
+    if device.type == "cpu":
+        return torch.rand(shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.rand(shape, generator=torch.Generator(device).manual_seed(seed), device=device)

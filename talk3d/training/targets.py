@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from talk3d.data import Dataset
+from talk3d.data.dataset import Dataset
 
 __all__ = ["EYES", "FACE", "MOUTH", "TORSO", "Target", "Targets", "in_turn"]
 
@@ -36,6 +37,7 @@ class Target(NamedTuple):
         angles: ``[B, 3]``.
         landmarks: ``[B, 3, 2]``.
         points: ``[B, 478, 3]``.
+        tracked: The same landmarks in the crop, its sides being 1, ``[B, 478, 2]``.
     """
 
     index: Int[Tensor, " batch"]
@@ -52,6 +54,7 @@ class Target(NamedTuple):
     angles: Float[Tensor, "batch 3"]
     landmarks: Float[Tensor, "batch 3 2"]
     points: Float[Tensor, "batch 478 3"]
+    tracked: Float[Tensor, "batch 478 2"]
 
 
 class Targets:
@@ -159,6 +162,7 @@ class Targets:
             sample.angles[0],
             sample.landmarks[0],
             sample.points[0],
+            torch.from_numpy(np.array(self.dataset.landmarks[index], np.float32)),
         )
         self._kept[index] = frame
         while len(self._kept) > max(self._room, 1):
@@ -178,6 +182,7 @@ class _Frame(NamedTuple):
     angles: Tensor
     landmarks: Tensor
     points: Tensor
+    tracked: Tensor
 
 
 def in_turn(items: Sequence[int], count: int, step: int, seed: int) -> list[int]:
