@@ -77,7 +77,7 @@ class HeadProxy:
         self.grid, self.box_warp = grid, box_warp
 
     def __call__(self, points: Float[Tensor, "*point 3"]) -> Float[Tensor, "*point"]:
-        """Distance of points ``[..., 3]``, by trilinear interpolation; differentiable. Beyond the box, that of its face."""
+        """Distance of points ``[..., 3]``, interpolated; differentiable. Beyond the box, that of its face."""
         where = (points / (self.box_warp / 2)).reshape(1, 1, 1, -1, 3)
         found = grid_sample(self.grid[None, None], where, padding_mode="border", align_corners=True)
         return found.reshape(points.shape[:-1])
