@@ -35,7 +35,7 @@ from torch.nn.functional import grid_sample, interpolate
 from talk3d import cameras as cams
 from talk3d.avatar import Avatar
 from talk3d.data.dataset import Dataset
-from talk3d.data.synthetic import SyntheticClip, Truth
+from talk3d.data.synthetic import SyntheticClip, Truth, View
 from talk3d.models.compositing import composite
 from talk3d.models.identity import Identity
 from talk3d.poses import make_pose
@@ -162,11 +162,8 @@ class Measured(NamedTuple):
     pictures: list[Tensor]
 
 
-def measure(
-    index: int, truth: Truth, dataset: Dataset, identity: Identity, similarity: Similarity, width: float
-) -> Measured:
-    """Compare a view of the truth, whose head is so many centimetres wide."""
-    view = truth.views[index]
+def measure(view: View, dataset: Dataset, identity: Identity, similarity: Similarity, width: float) -> Measured:
+    """Compare with a view of the truth, whose head is so many centimetres wide."""
     frame, size = view.frame, dataset.size
     cut = window(view.camera, dataset.crops[frame], len(view.image), size)
     camera = cams.pack(similarity.back(cut.pose), cut.intrinsics).float()[None]
@@ -236,8 +233,7 @@ def run(
         similarity, miss = align(mesh, refined[frames], windows)
         before, _ = align(mesh, tracked[frames], windows)
     found = [
-        measure(k, truth, dataset, identity, similarity, head_width(truth, view.frame))
-        for k, view in enumerate(truth.views)
+        measure(view, dataset, identity, similarity, head_width(truth, view.frame)) for view in truth.views
     ]
     results: dict[str, Any] = {
         "cameras": camera_errors(similarity, refined[frames], windows) | {"miss_pixels": miss * size},

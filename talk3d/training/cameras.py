@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from talk3d import cameras as cams
 from talk3d.poses import make_pose
 
-__all__ = ["CameraTrack"]
+__all__ = ["CameraTrack", "rotation"]
 
 
 class CameraTrack(nn.Module):
@@ -39,12 +39,12 @@ class CameraTrack(nn.Module):
         """Cameras of frames ``[B]``."""
         poses, intrinsics = cams.unpack(self.tracked[index])
         turn, shift = self.correction[index].split(3, dim=1)
-        rotation = _rotation(turn)
-        position = (rotation @ poses[:, :3, 3:])[..., 0] + shift
-        return cams.pack(make_pose(rotation @ poses[:, :3, :3], position), intrinsics)
+        turned = rotation(turn)
+        position = (turned @ poses[:, :3, 3:])[..., 0] + shift
+        return cams.pack(make_pose(turned @ poses[:, :3, :3], position), intrinsics)
 
 
-def _rotation(vector: Tensor) -> Tensor:
+def rotation(vector: Tensor) -> Tensor:
     """Rotation vectors ``[B, 3]`` to matrices ``[B, 3, 3]``."""
     zero = torch.zeros_like(vector[:, 0])
     x, y, z = vector.unbind(1)

@@ -117,17 +117,17 @@ class IdentityLosses:
     smooth: float = 0.02
     """Total variation of the planes: what no frame shows goes on as its neighbours do."""
 
-    outside: float = 0.1
+    outside: float = 0.3
     """Density at points outside the proxy: floaters, and the wall behind the head that no frame contradicts."""
 
-    inside: float = 0.02
+    inside: float = 1.0
     """Missing density at points inside the proxy: a head is opaque, so that its depth is that of its surface."""
 
     side: float = 0.3
     """Opacity from the side against the proxy: the silhouette that no frame shows."""
 
-    camera: float = 1.0
-    """Refined cameras against the track: squares, in degrees and in hundredths of a unit."""
+    camera: float = 0.01
+    """Cameras against where they began: squares, in degrees and in hundredths of a unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,10 @@ class IdentityStageConfig:
     """For the decoder."""
 
     camera_rate: float = 1e-4
-    """For six degrees of freedom of each frame's camera; 0 trusts the track."""
+    """For six degrees of freedom of each frame's camera, from a quarter of the steps on; 0 leaves them."""
+
+    refine: int = 450
+    """Steps in which frames correct the tracked cameras before all else; 0 trusts the track."""
 
     levels: int = 4
     """The planes are a sum of so many, each half as fine as the one before: coarse ones reach where no ray went."""

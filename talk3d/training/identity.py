@@ -14,12 +14,13 @@ from torch.nn.functional import grid_sample, interpolate, softplus
 
 from talk3d import cameras as cams
 from talk3d.data.facemesh import EYES as EYE_RINGS
-from talk3d.data.facemesh import LIPS, OVAL
+from talk3d.data.facemesh import CHIN, LIPS, NOSE_TIP, OVAL
 from talk3d.models.compositing import composite
 from talk3d.models.scene import View
 from talk3d.training import losses
 from talk3d.training.pictures import grid, pixels, shape_pictures
-from talk3d.training.proxy import HeadProxy, Mattes, fit_proxy
+from talk3d.training.proxy import Mattes, fit_parts, fit_proxy, surface
+from talk3d.training.refine import Points, refine_cameras
 from talk3d.training.stage import StageContext, uniform
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, over_color, spread
 
@@ -30,13 +31,15 @@ _REST, _REST_SHARE = 4.0, 0.3  # frames at rest are drawn so often, and what sha
 _OPEN_EYES = 0.35  # a larger blink is none of a person at rest
 _MOVING = 0.1  # what lips and lids count
 _SLACK = 0.006  # 2 mm: how far the mesh may be off
-_DENSE, _EMPTY, _RAMP = 30.0, -5.0, 0.015  # raw density in the proxy and out of it, and how soon it is reached
+# raw density in the proxy and out of it, and how soon it is reached; light goes 4 mm deep
+_DENSE, _EMPTY, _RAMP = 100.0, -5.0, 0.015
 _POINTS = 4096  # of the volume, in each step
 _DILATED, _ERODED = 0.02, 0.03  # the proxy is not the person: what it forbids is farther out, what it fills farther in
 _SIDE_VIEW, _SIDE_SAMPLES, _SIDE_FOCAL = 32, 40, 3.0  # wide enough for hair and shoulders
 _SIDE_YAW, _SIDE_PITCH = 60.0, 20.0
 _REFINED = 0.25  # share of the steps after which cameras move: before, the head is too coarse to say where to
-_PROXY_FRAMES = 12
+_PROXY_FRAMES, _REFINED_FRAMES = 12, 80
+_SURFACE_VIEW, _JAW = 40, 0.5  # pixels; share of the way from chin to nose in which speech moves the face
 _MEASURED, _SHOWN = 8, 3  # held-out frames
 
 
@@ -108,7 +111,13 @@ class IdentityStage:
         self._normals = _normals(self.mesh)
         self._still = torch.ones(len(self.mesh), device=device)
         self._still[[*LIPS, *OVAL, *EYE_RINGS[0], *EYE_RINGS[1], *range(468, len(self.mesh))]] = 0
-        self.proxy = self._fit_proxy() if self.config.proxy else None
+        mattes = self._mattes()
+        if self.config.refine:
+            self._refine(mattes)
+            mattes = self._mattes()
+        self._start = context.cameras.correction.detach().clone()
+        box = identity.config.rendering.box_warp
+        self.proxy = fit_proxy(self.mesh.cpu(), mattes, box_warp=box).to(device) if self.config.proxy else None
         self._seen = ""
         self._compose()
 
@@ -205,16 +214,40 @@ class IdentityStage:
         with torch.no_grad():
             self.context.identity.planes.copy_(self.pyramid())
 
-    def _fit_proxy(self) -> HeadProxy:
-        targets, dataset = self.context.targets, self.context.targets.dataset
-        frames = targets.frames("train")
+    def _mattes(self) -> Mattes:
+        """What the proxy is fitted to."""
+        targets = self.context.targets
         # from the left to the right: extremes say most about depth
-        ordered = sorted(frames, key=lambda i: float(dataset.angles[i][1]))
+        ordered = sorted(targets.frames("train"), key=lambda i: float(targets.dataset.angles[i][1]))
         target = targets(spread(ordered, _PROXY_FRAMES))
         parts = (self.context.cameras(target.index).detach(), target.matte, target.regions[:, FACE, None])
-        mattes = Mattes(*(part.cpu() for part in parts))
-        box = self.context.identity.config.rendering.box_warp
-        return fit_proxy(self.mesh.cpu(), mattes, box_warp=box).to(self.context.device)
+        return Mattes(*(part.cpu() for part in parts))
+
+    def _refine(self, mattes: Mattes) -> None:
+        """Correct the cameras by what frames show, before anything is made of them."""
+        targets, cameras = self.context.targets, self.context.cameras
+        frames = targets.frames("train")
+        chosen = spread(frames, _REFINED_FRAMES)
+        images = torch.cat([targets([i]).image for i in chosen]).cpu()
+        tracked = cameras.tracked.cpu()
+        refined = refine_cameras(images, tracked[chosen], self._surface(mattes), steps=self.config.refine)
+        correction = refined.of(tracked)
+        # what is left changes slowly; frames that nothing is learned from have the trend alone
+        for k, rest in enumerate(refined.rest.T):
+            correction[frames, k] += torch.from_numpy(np.interp(frames, chosen, rest.numpy())).float()
+        with torch.no_grad():
+            cameras.correction.copy_(correction)
+
+    def _surface(self, mattes: Mattes) -> Points:
+        """Points of the face but for lips, lids and outline, and of hair and ears beside it."""
+        mesh, normals = self.mesh.cpu(), self._normals.cpu()
+        face = self._still.cpu().bool() & (mesh[:, 1] > mesh[CHIN, 1] + _JAW * (mesh[NOSE_TIP, 1] - mesh[CHIN, 1]))
+        camera = self.context.identity.config.camera()[None]
+        points, slopes, pixels = surface(fit_parts(mesh, mattes), camera, _SURFACE_VIEW)
+        frontal = mattes.cameras[:, :16].view(-1, 4, 4)[:, 0, 3].abs().argmin()
+        covered = interpolate(mattes.face[frontal, None], (_SURFACE_VIEW,) * 2, mode="area").flatten()[pixels]
+        rest = (covered < 0.3) & (points[:, 1] > mesh[CHIN, 1] + 0.03) & (slopes[:, 2] > 0.3)
+        return Points(torch.cat((mesh[face], points[rest])), torch.cat((normals[face], slopes[rest])))
 
     def _regression(self, planes: Tensor, generator: torch.Generator) -> Tensor:
         """Raw density against a ramp across the proxy's surface; half of the points are near it."""
@@ -253,8 +286,8 @@ class IdentityStage:
         if self.proxy is not None:
             terms["mesh"] = self._mesh_depth(view, camera)
         if moves:
-            turn, shift = context.cameras.correction[index].split(3)
-            terms["camera"] = torch.rad2deg(turn).square().mean() * 0.01 + (100 * shift).square().mean() * 0.01
+            turn, shift = (context.cameras.correction[index] - self._start[index]).split(3)
+            terms["camera"] = torch.rad2deg(turn).square().mean() + (100 * shift).square().mean()
         return terms
 
     def _render(self, planes: Tensor, camera: Tensor, side: int, generator: torch.Generator) -> View:
@@ -284,7 +317,7 @@ class IdentityStage:
         distance = self.proxy(points)
         density, _ = self.context.identity.query(planes, points)
         outside = softplus(density - 1) * (distance > _DILATED)
-        inside = (_DENSE - density).clamp(min=0) * (distance < -_ERODED)
+        inside = (1 - density / _DENSE).clamp(min=0) * (distance < -_ERODED)
         return outside.mean(), inside.mean()
 
     def _side(self, planes: Tensor, generator: torch.Generator) -> Tensor:
@@ -304,9 +337,15 @@ class IdentityStage:
         reach = torch.linspace(-0.6, 0.6, _SIDE_SAMPLES, device=planes.device) * scene.rendering.box_warp
         depths = (scene.radius + reach)[:, None]
         along = origins[:, :, None] + depths * directions[:, :, None]
-        nearest = self.proxy(along).amin(2).view_as(seen.weight)
-        wrong = seen.weight * (nearest > _DILATED) + (1 - seen.weight) * (nearest < -_ERODED)
-        return wrong.mean()
+        distance = self.proxy(along)
+        nearest = distance.amin(2).view_as(seen.weight)
+        outside, inside = nearest > _DILATED, nearest < -_ERODED
+        opacity = seen.weight * outside + (1 - seen.weight) * inside
+        # what is in front of the head is also in front of rays that end in it
+        first = (distance < _DILATED).float().argmax(2)
+        bound = depths[first, 0].view_as(seen.depth) - (depths[1, 0] - depths[0, 0])
+        floating = (bound - seen.depth).clamp(min=0) * inside
+        return (opacity + floating / _DILATED).mean()
 
     def _random_points(self, generator: torch.Generator, count: int) -> Tensor:
         box = self.context.identity.config.rendering.box_warp

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, grid_sample, interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits, grid_sample, interpolate, normalize
 
 from talk3d import cameras as cams
 from talk3d.data.facemesh import CHIN, EYE_CORNERS, OVAL
 
-__all__ = ["HeadProxy", "Mattes", "fit_proxy"]
+__all__ = ["HeadProxy", "Mattes", "fit_parts", "fit_proxy", "surface"]
 
 _SIDES = (234, 454)  # of the mesh, in front of the ears
 _SURFACE = 468  # vertices of the face; the rest are irises
@@ -47,6 +47,7 @@ _STEPS, _STEP = 60, 0.25  # of the fit to the mattes: Adam's steps, and their le
 _SOFT = 0.012  # world units in which a silhouette goes from the person to the background
 _HULL = 0.8  # share of the frames whose mattes must hold a point
 _REACH = 0.15  # distances are not larger than this, in units of the world
+_TRACED = 40  # steps of a ray
 _VIEW = 32  # side of the mattes in the fit
 
 
@@ -105,7 +106,7 @@ def fit_proxy(
         raise ValueError(f"mesh must be [478, 3], got {list(mesh.shape)}")
     if not len(mattes.cameras) == len(mattes.matte) == len(mattes.face) > 0:
         raise ValueError(f"mattes must hold as many cameras, mattes and faces, got {[list(p.shape) for p in mattes]}")
-    parts = _fit_parts(*_parts(mesh), mattes)
+    parts = fit_parts(mesh, mattes)
     line = torch.linspace(-box_warp / 2, box_warp / 2, resolution)
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], -1)  # [z, y, x, 3]
     # slab by slab: all at once would take half a gigabyte
@@ -116,6 +117,34 @@ def fit_proxy(
     if not (solid < 0).any():
         raise ValueError("the mattes leave nothing of the head: the cameras do not fit them")
     return HeadProxy(_distance(solid, box_warp), box_warp)
+
+
+def fit_parts(mesh: Float[Tensor, "478 3"], mattes: Mattes) -> tuple[Tensor, Tensor]:
+    """Fit the ellipsoids around a mesh to mattes: centres and radii ``[P, 3]``."""
+    return _fit_parts(*_parts(mesh), mattes)
+
+
+def surface(parts: tuple[Tensor, Tensor], camera: Float[Tensor, "1 25"], side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a camera sees ellipsoids, by sphere tracing.
+
+    Args:
+        parts: Centres and radii.
+        camera: Camera vector.
+        side: Pixels along a side.
+
+    Returns:
+        Points and normals ``[P, 3]``, and of which pixels, row by row, they are.
+    """
+    origins, directions = (part[0] for part in cams.rays(*cams.unpack(camera), side))
+    depth = origins[:, :1].new_full((len(origins), 1), float(origins[0].norm()) - 0.6)
+    for _ in range(_TRACED):
+        depth = depth + 0.9 * _union(_ellipsoids(origins + depth * directions, *parts))[:, None]
+    points = (origins + depth * directions).requires_grad_()
+    with torch.enable_grad():
+        distance = _union(_ellipsoids(points, *parts))
+        (slope,) = torch.autograd.grad(distance.sum(), points)
+    hit = (distance.abs() < 2e-3).nonzero()[:, 0]
+    return points.detach()[hit], normalize(slope[hit], dim=1), hit
 
 
 def _parts(mesh: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
