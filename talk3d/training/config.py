@@ -16,6 +16,7 @@ __all__ = [
     "DriverLosses",
     "DriverStageConfig",
     "FitConfig",
+    "IdentityLosses",
     "IdentityStageConfig",
     "ModelConfig",
     "Preset",
@@ -101,6 +102,35 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdentityLosses:
+    """Losses of the identity stage; :mod:`talk3d.training.identity` says what each is."""
+
+    color: float = 1.0
+    """Absolute difference of the composite and the frame; lips and lids, which move, count a tenth."""
+
+    matte: float = 0.5
+    """Cross entropy between opacity and the matte: where the person ends."""
+
+    mesh: float = 2.0
+    """Depth of the face against the personal mesh; without it a frontal face is flat, or hollow."""
+
+    smooth: float = 0.02
+    """Total variation of the planes: what no frame shows goes on as its neighbours do."""
+
+    outside: float = 0.1
+    """Density at points outside the proxy: floaters, and the wall behind the head that no frame contradicts."""
+
+    inside: float = 0.02
+    """Missing density at points inside the proxy: a head is opaque, so that its depth is that of its surface."""
+
+    side: float = 0.3
+    """Opacity from the side against the proxy: the silhouette that no frame shows."""
+
+    camera: float = 1.0
+    """Refined cameras against the track: squares, in degrees and in hundredths of a unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdentityStageConfig:
     """The person at rest, from frames and a head proxy."""
 
@@ -110,6 +140,9 @@ class IdentityStageConfig:
     warmup: int = 150
     """Steps that make the density that of the proxy."""
 
+    proxy: bool = True
+    """Hold the geometry by the personal mesh and the head proxy. Without them only the front looks right."""
+
     plane_rate: float = 1e-2
     """Adam's learning rate for the planes."""
 
@@ -118,6 +151,12 @@ class IdentityStageConfig:
 
     camera_rate: float = 1e-4
     """For six degrees of freedom of each frame's camera; 0 trusts the track."""
+
+    levels: int = 4
+    """The planes are a sum of so many, each half as fine as the one before: coarse ones reach where no ray went."""
+
+    losses: IdentityLosses = IdentityLosses()
+    """What is minimised. Those of mesh and proxy count half in the second half: by then the frames know better."""
 
 
 @dataclass(frozen=True, kw_only=True)

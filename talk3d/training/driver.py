@@ -22,7 +22,7 @@ from talk3d.training.checkpoint import Checkpoints
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.pictures import grid, pixels
 from talk3d.training.stage import StageContext, uniform
-from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn
+from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_color, spread
 
 __all__ = ["DriverStage", "conditions_of"]
 
@@ -122,7 +122,7 @@ class DriverStage:
         self._seen = f"frames {', '.join(map(str, indices))}"
         target = context.targets(indices)
         if torch.rand((), generator=generator) < 0.5:
-            target = _over_color(target, torch.rand(3, generator=generator) * 2 - 1)
+            target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
         weights = {name: term.at(step, self.steps) for name, term in vars(config.losses).items()}
 
         tokens = self.driver.conditions(target.features, conditions_of(target))
@@ -178,21 +178,21 @@ class DriverStage:
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
         """PSNR of held-out frames, in decibels, and how much of a change shows where it should not."""
-        frames = _spread(self._held_out, _MEASURED)
+        frames = spread(self._held_out, _MEASURED)
         scores: dict[str, list[Tensor]] = {"face PSNR": [], "mouth PSNR": [], "PSNR": []}
         for index in frames:
             target = self.context.targets([index])
             image = self.frame(target)
             for name, region in (("face PSNR", FACE), ("mouth PSNR", MOUTH)):
-                scores[name].append(_psnr(image, target.image, target.regions[:, region : region + 1]))
-            scores["PSNR"].append(_psnr(image, target.image, torch.ones_like(target.matte)))
+                scores[name].append(losses.psnr(image, target.image, target.regions[:, region : region + 1]))
+            scores["PSNR"].append(losses.psnr(image, target.image, torch.ones_like(target.matte)))
         found = {name: torch.stack(values).nanmean().item() for name, values in scores.items()}
         return found | self._leaks(frames)
 
     @torch.inference_mode()
     def preview(self) -> dict[str, Tensor]:
         """Held-out frames as filmed and as rendered, with their difference; and one from the side."""
-        frames = _spread(self._held_out, _SHOWN)
+        frames = spread(self._held_out, _SHOWN)
         rows = []
         for index in frames:
             target = self.context.targets([index])
@@ -303,26 +303,3 @@ class DriverStage:
             "blink in mouth": (means["blink"][0] / means["blink"][1].clamp(min=1e-6)).item(),
             "speech in eyes": (means["speech"][1] / means["speech"][0].clamp(min=1e-6)).item(),
         }
-
-
-def _over_color(target: Target, color: Tensor) -> Target:
-    """Frames as they would have been filmed before a wall of one colour ``[3]``, -1 to 1."""
-    color = color.to(target.image).view(1, 3, 1, 1)
-    return target._replace(
-        image=target.image + (1 - target.matte) * (color - target.plate),
-        plate=color.expand_as(target.plate),
-        view_image=target.view_image + (1 - target.view_matte) * (color - target.view_plate),
-        view_plate=color.expand_as(target.view_plate),
-    )
-
-
-def _psnr(found: Tensor, target: Tensor, region: Tensor) -> Tensor:
-    """Peak signal to noise ratio in a region of one frame; not a number if it has none."""
-    error = ((found.clamp(-1, 1) - target) / 2).square() * region
-    return -10 * torch.log10(error.sum() / (3 * region.sum()))
-
-
-def _spread(frames: list[int], count: int) -> list[int]:
-    """So many of them, evenly spaced."""
-    count = min(count, len(frames))
-    return [frames[(2 * k + 1) * len(frames) // (2 * count)] for k in range(count)]

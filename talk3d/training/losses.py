@@ -22,6 +22,7 @@ __all__ = [
     "ms_ssim",
     "photometric",
     "project",
+    "psnr",
     "region_l1",
     "temporal",
     "warp",
@@ -212,3 +213,9 @@ def delta_size(
 ) -> Tensor:
     """Mean square of delta planes, in variances of the identity's."""
     return delta.square().mean() / planes.detach().var().clamp(min=1e-8)
+
+
+def psnr(found: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """Peak signal to noise ratio in a region of one frame; not a number if it has none."""
+    error = ((found.clamp(-1, 1) - target) / 2).square() * region
+    return -10 * torch.log10(error.sum() / (3 * region.sum()))

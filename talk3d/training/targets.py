@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from talk3d.data.dataset import Dataset
 
-__all__ = ["EYES", "FACE", "MOUTH", "TORSO", "Target", "Targets", "in_turn"]
+__all__ = ["EYES", "FACE", "MOUTH", "TORSO", "Target", "Targets", "in_turn", "over_color", "spread"]
 
 FACE, MOUTH, EYES, TORSO = range(4)  # channels of the regions
 
@@ -205,3 +205,20 @@ def in_turn(items: Sequence[int], count: int, step: int, seed: int) -> list[int]
             order, current = torch.randperm(len(items), generator=generator), turn
         chosen.append(items[int(order[place])])
     return chosen
+
+
+def over_color(target: Target, color: Tensor) -> Target:
+    """Frames as they would have been filmed before a wall of one colour ``[3]``, -1 to 1."""
+    color = color.to(target.image).view(1, 3, 1, 1)
+    return target._replace(
+        image=target.image + (1 - target.matte) * (color - target.plate),
+        plate=color.expand_as(target.plate),
+        view_image=target.view_image + (1 - target.view_matte) * (color - target.view_plate),
+        view_plate=color.expand_as(target.view_plate),
+    )
+
+
+def spread(frames: list[int], count: int) -> list[int]:
+    """So many of them, evenly spaced."""
+    count = min(count, len(frames))
+    return [frames[(2 * k + 1) * len(frames) // (2 * count)] for k in range(count)]
