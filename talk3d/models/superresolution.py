@@ -183,10 +183,13 @@ class FoldedSuperResolution(nn.Module):
         self.block1 = block1
 
     def forward(
-        self, features: Float[Tensor, "batch channels height width"]
+        self, features: Float[Tensor, "batch channels height width"], *, part: bool = False
     ) -> Float[Tensor, "batch 3 out_height out_width"]:
-        """Make pictures from rendered features, whose first three channels are the picture at low resolution."""
-        features = _resize(features, self.shape)
+        """Make pictures from rendered features, whose first three channels are the picture at low resolution.
+
+        With ``part`` they are a part of a view that has the size that the network wants, and stay as large as they are.
+        """
+        features = features if part else _resize(features, self.shape)
         x = features.to(self.block0.conv0_weight.dtype)
         x, image = self.block0(x, features[:, :_RGB])
         _, image = self.block1(x, image)

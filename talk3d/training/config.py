@@ -224,6 +224,9 @@ class DriverStageConfig:
     window: int = 2
     """Consecutive frames that every second step looks at; the others look at single frames. 1 means all do."""
 
+    part: float = 1.0
+    """Share of a view's side that a step renders, somewhere in it: steps are cheaper, and more of them fit."""
+
     rate: float = 5e-4
     """Adam's learning rate."""
 
@@ -301,14 +304,14 @@ PRESETS: dict[Preset, FitConfig] = {
         model=_SMALL,
         identity=IdentityStageConfig(steps=700),
         superresolution=SuperResolutionStageConfig(steps=300),
-        driver=DriverStageConfig(steps=500, batch=2, rate=1e-3, ema=0.98),
+        driver=DriverStageConfig(steps=500, batch=2, part=0.625, rate=2e-3, ema=0.98),
         run=RunConfig(save_every=250),
     ),
     "draft": FitConfig(
         model=ModelConfig(view=64, coarse=24, fine=24, superresolution="small", w_dim=32, unet_width=32),
         identity=IdentityStageConfig(steps=1500),
         superresolution=SuperResolutionStageConfig(steps=500),
-        driver=DriverStageConfig(steps=1000, batch=2, rate=1e-3, ema=0.99),
+        driver=DriverStageConfig(steps=1000, batch=2, part=0.625, rate=2e-3, ema=0.99),
         run=RunConfig(save_every=500),
     ),
     "full": FitConfig(),

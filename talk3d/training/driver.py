@@ -27,6 +27,7 @@ from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_col
 __all__ = ["DriverStage", "conditions_of"]
 
 _RAYS = 512  # of an exchanged frame: its mouth or its eyes, several times over
+_RIM = 3  # pixels of a view within which a super-resolution sees the edge of what it is given
 _FINAL_RATE = 0.1
 _MEASURED, _SHOWN = 12, 4  # held-out frames
 # what is exchanged, and the region that it does not drive
@@ -120,24 +121,26 @@ class DriverStage:
         window = config.window if step % 2 else 1
         indices = self._draw(step, window)
         self._seen = f"frames {', '.join(map(str, indices))}"
-        target = context.targets(indices)
+        whole = context.targets(indices)
         if torch.rand((), generator=generator) < 0.5:
-            target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
+            whole = over_color(whole, torch.rand(3, generator=generator) * 2 - 1)
         weights = {name: term.at(step, self.steps) for name, term in vars(config.losses).items()}
 
-        tokens = self.driver.conditions(target.features, conditions_of(target))
+        tokens = self.driver.conditions(whole.features, conditions_of(whole))
         exchanged = None
         if weights["exchange"]:
-            exchanged, extra = self._exchange(target, generator)
+            exchanged, extra = self._exchange(whole, generator)
             tokens = torch.cat((tokens, extra))
         identity = context.identity.planes
         delta = self.driver.unet(tokens, identity)
         planes = identity + delta
         batch = len(indices)
-        cameras = context.cameras(target.index)
-        view = self._render(planes[:batch], cameras, generator)
+        cameras = context.cameras(whole.index)
+        place = self._place(generator)
+        target = whole.part(*place)
+        view, rays = self._render(planes[:batch], cameras, place, generator)
         raw = composite(view.features[:, :3], view.weight, target.view_plate)
-        image = composite(self._enlarge(view.features), view.weight, target.plate)
+        image, target = self._enlarged(view, target, place)
 
         terms = {
             "l1": lambda: losses.l1(raw, target.view_image) + losses.l1(image, target.image),
@@ -156,9 +159,9 @@ class DriverStage:
                 losses.temporal(image.unflatten(0, cut), target.image.unflatten(0, cut))
                 + losses.temporal(delta[:batch].unflatten(0, cut)) / identity.detach().std().clamp(min=1e-4)
             )
-            terms["photometric"] = lambda: self._photometric(view, target, cameras, window)
+            terms["photometric"] = lambda: self._photometric(view, rays, target, whole, cameras)
         if exchanged is not None:
-            terms["exchange"] = lambda: self._exchanged_loss(exchanged, planes[batch:], cameras[:1], target, generator)
+            terms["exchange"] = lambda: self._exchanged_loss(exchanged, planes[batch:], cameras[:1], whole, generator)
         return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
 
     def batch(self) -> str:
@@ -226,27 +229,60 @@ class DriverStage:
         starts = in_turn(self._windows, batch // window, step, seed + 1)
         return [start + k for start in starts for k in range(window)]
 
-    def _render(self, planes: Tensor, cameras: Tensor, generator: torch.Generator) -> View:
-        scene, options = self.context.identity, self.context.identity.config.rendering
-        rays, device = scene.config.resolution**2, planes.device
-        jitter, u = (uniform(generator, device, len(cameras), rays, count) for count in (options.coarse, options.fine))
-        return scene.render(planes, cameras, jitter=jitter, u=u)
+    def _place(self, generator: torch.Generator) -> tuple[int, int, int]:
+        """Top, left and side of the part of a view that a step renders."""
+        size = self.context.identity.config.resolution
+        side = max(round(self.config.part * size), 1)
+        top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
+        return top, left, side
+
+    def _render(
+        self, planes: Tensor, cameras: Tensor, place: tuple[int, int, int], generator: torch.Generator
+    ) -> tuple[View, tuple[Tensor, Tensor]]:
+        """Render a part of the views; also returns its rays."""
+        scene, (top, left, side) = self.context.identity, place
+        size, options, device = scene.config.resolution, scene.config.rendering, planes.device
+        origins, directions = (
+            part.unflatten(1, (size, size))[:, top : top + side, left : left + side].flatten(1, 2)
+            for part in cams.rays(*cams.unpack(cameras), size)
+        )
+        jitter, u = (
+            uniform(generator, device, len(cameras), side * side, count) for count in (options.coarse, options.fine)
+        )
+        seen = render_rays(planes, scene.decoder.weights(), origins, directions, options, jitter=jitter, u=u)
+        features = seen.features.mT.unflatten(2, (side, side))
+        view = View(features, *(part.unflatten(1, (1, side, side)) for part in seen[1:]))
+        return view, (origins, directions)
+
+    def _enlarged(self, view: View, target: Target, place: tuple[int, int, int]) -> tuple[Tensor, Target]:
+        """Super-resolve a part, and cut off the rim where its convolutions saw the cut."""
+        assert self._enlarge is not None
+        size = self.context.identity.config.resolution
+        top, left, side = place
+        if side == size:
+            return composite(self._enlarge(view.features), view.weight, target.plate), target
+        image = composite(self._enlarge(view.features, part=True), view.weight, target.plate)
+        times = image.shape[-1] // side
+        rows, columns = (
+            slice(times * _RIM * (start > 0), times * (side - _RIM * (start + side < size))) for start in (top, left)
+        )
+        cut = {name: getattr(target, name)[..., rows, columns] for name in ("image", "matte", "regions", "plate")}
+        return image[..., rows, columns], target._replace(**cut)
 
     def _region(self, region: int, raw: Tensor, image: Tensor, target: Target) -> Tensor:
         small, large = (regions[:, region : region + 1] for regions in (target.view_regions, target.regions))
         return losses.region_l1(raw, target.view_image, small) + losses.region_l1(image, target.image, large)
 
-    def _photometric(self, view: View, target: Target, cameras: Tensor, window: int) -> Tensor:
+    def _photometric(
+        self, view: View, rays: tuple[Tensor, Tensor], target: Target, whole: Target, cameras: Tensor
+    ) -> Tensor:
         """Each frame of a window against the next."""
-        here = torch.arange(len(cameras), device=cameras.device).view(-1, window)[:, :-1].flatten()
-        rigid = target.view_regions[:, FACE] - target.view_regions[:, MOUTH] - target.view_regions[:, EYES]
-        return losses.photometric(
-            target.view_image[here],
-            target.view_image[here + 1],
-            view.depth[here],
-            (cameras[here], cameras[here + 1]),
-            rigid.clamp(0, 1)[here, None],
-        )
+        here = torch.arange(len(cameras), device=cameras.device).view(-1, self.config.window)[:, :-1].flatten()
+        rays = (rays[0][here], rays[1][here])
+        fetched = losses.warp(whole.view_image[here + 1], view.depth[here], rays, cameras[here + 1])
+        regions = target.view_regions[here]
+        rigid = (regions[:, FACE] - regions[:, MOUTH] - regions[:, EYES]).clamp(0, 1)[:, None]
+        return losses.photometric(target.view_image[here], *fetched, rigid)
 
     def _exchange(self, target: Target, generator: torch.Generator) -> tuple[int, Tensor]:
         """Tokens of the first frame with something of another frame, and the region that stays."""

@@ -148,50 +148,47 @@ def landmarks(
 
 def warp(
     picture: Float[Tensor, "batch channel height width"],
-    depth: Float[Tensor, "batch 1 height width"],
-    camera: Float[Tensor, "batch 25"],
+    depth: Float[Tensor, "batch 1 rows columns"],
+    rays: tuple[Float[Tensor, "batch ray 3"], Float[Tensor, "batch ray 3"]],
     neighbour: Float[Tensor, "batch 25"],
-) -> tuple[Float[Tensor, "batch channel height width"], Float[Tensor, "batch 1 height width"]]:
+) -> tuple[Float[Tensor, "batch channel rows columns"], Float[Tensor, "batch 1 rows columns"]]:
     """Fetch a neighbouring frame's picture into a frame, through that frame's depth.
 
     Args:
         picture: Of the neighbour.
         depth: Distance along each ray of the frame.
-        camera: Of the frame ``[B, 25]``.
-        neighbour: Of the neighbour.
+        rays: Their origins and directions, row by row.
+        neighbour: Its camera ``[B, 25]``.
 
     Returns:
-        The picture, and 1 where it was within the neighbour's ``[B, 1, H, W]``. Gradients flow to picture, depth and
-        cameras.
+        What each ray shows of the picture, and 1 where it was within it ``[B, 1, R, C]``. Gradients flow to picture,
+        depth, rays and camera.
     """
-    height, width = depth.shape[2:]
-    origins, directions = cams.rays(*cams.unpack(camera), (height, width))
-    grid = project(origins + directions * depth.flatten(2).mT, neighbour) * 2 - 1
-    inside = (grid.abs() < 1).all(-1).view(-1, 1, height, width)
-    fetched = grid_sample(picture, grid.view(-1, height, width, 2), padding_mode="border", align_corners=False)
+    shape = depth.shape[2:]
+    origins, directions = rays
+    grid = (project(origins + directions * depth.flatten(2).mT, neighbour) * 2 - 1).unflatten(1, shape)
+    inside = (grid.abs() < 1).all(-1)[:, None]
+    fetched = grid_sample(picture, grid, padding_mode="border", align_corners=False)
     return fetched, inside.to(picture.dtype)
 
 
 def photometric(
-    target: Float[Tensor, "batch 3 height width"],
-    neighbour: Float[Tensor, "batch 3 height width"],
-    depth: Float[Tensor, "batch 1 height width"],
-    cameras: tuple[Float[Tensor, "batch 25"], Float[Tensor, "batch 25"]],
-    region: Float[Tensor, "batch 1 height width"],
+    target: Float[Tensor, "batch 3 rows columns"],
+    fetched: Float[Tensor, "batch 3 rows columns"],
+    inside: Float[Tensor, "batch 1 rows columns"],
+    region: Float[Tensor, "batch 1 rows columns"],
 ) -> Tensor:
     """Photometric reprojection: a neighbouring frame, fetched through the rendered depth, looks like this one.
 
     Args:
         target: The frame as it was filmed.
-        neighbour: The neighbouring one.
-        depth: Rendered for the frame: what this loss is about.
-        cameras: Of both.
+        fetched: The neighbouring one as :func:`warp` fetched it.
+        inside: Where it could be.
         region: Where the person is rigid enough, such as the face without mouth and eyes.
 
     Returns:
         Mean absolute difference as in :func:`region_l1`.
     """
-    fetched, inside = warp(neighbour, depth, *cameras)
     return region_l1(fetched, target, region * inside)
 
 

@@ -56,6 +56,22 @@ class Target(NamedTuple):
     points: Float[Tensor, "batch 478 3"]
     tracked: Float[Tensor, "batch 478 2"]
 
+    def part(self, top: int, left: int, side: int) -> Target:
+        """A square of the views, and what it is of the pictures.
+
+        Args:
+            top: First row, in pixels of the view.
+            left: First column.
+            side: How many.
+        """
+        times = self.image.shape[-1] // self.view_image.shape[-1]
+        cut = {}
+        for name in ("image", "matte", "regions", "plate"):
+            cut[f"view_{name}"] = getattr(self, f"view_{name}")[..., top : top + side, left : left + side]
+            rows, columns = (slice(times * start, times * (start + side)) for start in (top, left))
+            cut[name] = getattr(self, name)[..., rows, columns]
+        return self._replace(**cut)
+
 
 class Targets:
     """Frames of a dataset at the sizes of a model.

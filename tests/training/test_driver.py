@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from talk3d.models.scene import View
 from talk3d.training.config import DriverLosses, DriverStageConfig, Term
-from talk3d.training.driver import DriverStage
+from talk3d.training.driver import DriverStage, conditions_of
 from talk3d.training.loop import generator_of, train
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.targets import MOUTH
@@ -85,6 +86,32 @@ def test_windows_and_single_frames_alternate(make_stage):
     stage.losses(1, generator_of(0, "driver", 1))
     assert stage.batch() == f"frames {', '.join(map(str, drawn[1]))}"
     assert [b - a for a, b in zip(drawn[1][::2], drawn[1][1::2], strict=True)] == [1, 1]
+
+
+def test_a_part_is_what_the_whole_shows_there(make_stage):
+    stage, target = make_stage(), lambda: stage.context.targets([3])
+    features, weight = torch.randn(1, 8, 8, 8), torch.rand(1, 1, 8, 8)
+    whole, _ = stage._enlarged(View(features, weight, weight), target(), (0, 0, 8))
+    cut = (..., slice(0, 6), slice(2, 8))
+    part, seen = stage._enlarged(View(features[cut], weight[cut], weight[cut]), target().part(0, 2, 6), (0, 2, 6))
+    # three pixels of the view are cut off below and at the left, where the view goes on; a pixel is four of the picture
+    torch.testing.assert_close(part, whole[..., 0:12, 20:32])
+    assert torch.equal(seen.image, target().image[..., 0:12, 20:32])
+
+
+def test_a_part_of_the_rays_is_rendered(make_stage):
+    stage = lively(make_stage(part=0.5))
+    assert stage._place(torch.Generator())[2] == 4
+    target = stage.context.targets([3, 4])
+    planes, cameras = stage._planes(target.features, conditions_of(target)), stage.context.cameras(target.index)
+    generator = torch.Generator().manual_seed(0)
+    view, (origins, directions) = stage._render(planes, cameras, (2, 1, 4), generator)
+    whole = stage.context.identity.render(planes, cameras)
+    assert view.features.shape == (2, 8, 4, 4)
+    assert origins.shape == directions.shape == (2, 16, 3)
+    # random depths against the middle ones: alike, and nothing like another part
+    error = (view.features - whole.features[..., 2:6, 1:5]).abs().mean()
+    assert error < 0.5 * (view.features - whole.features[..., 4:8, 4:8]).abs().mean()
 
 
 def test_the_way_down_is_run_once_a_step(make_stage, monkeypatch):

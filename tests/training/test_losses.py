@@ -199,6 +199,10 @@ class TestPhotometric:
         pose[0, 3] += shift
         return cams.pack(pose, self.intrinsics)[None]
 
+    @property
+    def rays(self) -> tuple[Tensor, Tensor]:
+        return cams.rays(*cams.unpack(self.here), 8)
+
     def depth(self, side: int = 8) -> Tensor:
         """Along the rays, of the plane z = 0."""
         _, directions = cams.rays(*cams.unpack(self.here), side)
@@ -207,24 +211,28 @@ class TestPhotometric:
     def test_a_pixel_beside_by_hand(self):
         # moving by an eighth of what 8 pixels see at that distance, 2.7 wide, moves the picture by a pixel
         picture = torch.arange(8.0).expand(1, 1, 8, 8)
-        fetched, inside = losses.warp(picture, self.depth(), self.here, self.beside(2.7 / 8))
+        fetched, inside = losses.warp(picture, self.depth(), self.rays, self.beside(2.7 / 8))
         torch.testing.assert_close(fetched[0, 0, 3, 1:], torch.arange(7.0), atol=1e-4, rtol=0)
         assert inside[0, 0, 3].tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
 
-    def test_the_true_depth_has_no_loss(self):
+    def loss(self, depth: Tensor) -> Tensor:
         picture = torch.arange(8.0).expand(1, 3, 8, 8) / 8
-        target, region = picture - 1 / 8, torch.ones(1, 1, 8, 8)
-        cameras = (self.here, self.beside(2.7 / 8))
-        assert losses.photometric(target, picture, self.depth(), cameras, region) < 1e-5
-        assert losses.photometric(target, picture, 0.8 * self.depth(), cameras, region) > 0.02
+        fetched = losses.warp(picture, depth, self.rays, self.beside(2.7 / 8))
+        return losses.photometric(picture - 1 / 8, *fetched, torch.ones(1, 1, 8, 8))
+
+    def test_the_true_depth_has_no_loss(self):
+        assert self.loss(self.depth()) < 1e-5
+        assert self.loss(0.8 * self.depth()) > 0.02
 
     def test_gradient_moves_the_depth(self):
-        picture = torch.arange(8.0).expand(1, 3, 8, 8) / 8
-        cameras = (self.here, self.beside(2.7 / 8))
-        region = torch.ones(1, 1, 8, 8)
-        better_downhill(
-            lambda depth: losses.photometric(picture - 1 / 8, picture, depth, cameras, region), 0.8 * self.depth(), 1e-2
-        )
+        better_downhill(self.loss, 0.8 * self.depth(), 1e-2)
+
+    def test_a_part_of_the_rays_is_that_part_of_the_picture(self):
+        picture, rays = torch.rand(1, 1, 8, 8), self.rays
+        whole, _ = losses.warp(picture, self.depth(), rays, self.beside(0.1))
+        some = tuple(part.unflatten(1, (8, 8))[:, 2:6, 1:5].flatten(1, 2) for part in rays)
+        part, _ = losses.warp(picture, self.depth()[..., 2:6, 1:5], some, self.beside(0.1))
+        torch.testing.assert_close(part, whole[..., 2:6, 1:5])
 
 
 class TestTemporal:

@@ -29,6 +29,14 @@ def test_a_picture_is_the_dataset_s_within_half_a_step_of_a_byte(clip):
         assert (getattr(target, name) - getattr(sample, name)).abs().max() <= step / 2 + 1e-6
 
 
+def test_a_part_of_the_views_is_that_part_of_the_pictures(clip):
+    whole = Targets(clip, picture=32, view=8)([3, 5])
+    part = whole.part(2, 1, 4)
+    assert torch.equal(part.view_image, whole.view_image[..., 2:6, 1:5])
+    assert torch.equal(part.regions, whole.regions[..., 8:24, 4:20])
+    assert torch.equal(part.blink, whole.blink)
+
+
 def test_what_was_decoded_is_kept_and_the_same(clip):
     targets = Targets(clip, picture=32, view=8)
     first = targets([3, 5])
