@@ -232,9 +232,7 @@ def run(
     with torch.enable_grad():
         similarity, miss = align(mesh, refined[frames], windows)
         before, _ = align(mesh, tracked[frames], windows)
-    found = [
-        measure(view, dataset, identity, similarity, head_width(truth, view.frame)) for view in truth.views
-    ]
+    found = [measure(view, dataset, identity, similarity, head_width(truth, view.frame)) for view in truth.views]
     results: dict[str, Any] = {
         "cameras": camera_errors(similarity, refined[frames], windows) | {"miss_pixels": miss * size},
         "tracked": camera_errors(before, tracked[frames], windows),

@@ -68,7 +68,10 @@ class ModelConfig:
     def scene(self, *, focal: float, radius: float, pivot: tuple[float, float, float]) -> SceneConfig:
         """Sizes and conventions of the identity, with the frontal camera that the crops are aligned by."""
         return SceneConfig(
-            rendering=RenderOptions(axes=self.axes, box_warp=self.box_warp, coarse=self.coarse, fine=self.fine),
+            # within the box alone: what is before it, no frame from the front would contradict
+            rendering=RenderOptions(
+                axes=self.axes, near="auto", far="auto", box_warp=self.box_warp, coarse=self.coarse, fine=self.fine
+            ),
             resolution=self.view,
             superresolution=self.superresolution,
             w_dim=self.w_dim,
@@ -114,7 +117,7 @@ class IdentityLosses:
     mesh: float = 2.0
     """Depth of the face against the personal mesh; without it a frontal face is flat, or hollow."""
 
-    smooth: float = 0.02
+    smooth: float = 0.2
     """Total variation of the planes: what no frame shows goes on as its neighbours do."""
 
     outside: float = 0.3

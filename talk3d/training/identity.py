@@ -8,29 +8,27 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, interpolate, softplus
+from torch.nn.functional import interpolate, softplus
 
 from talk3d import cameras as cams
-from talk3d.data.facemesh import EYES as EYE_RINGS
-from talk3d.data.facemesh import CHIN, LIPS, NOSE_TIP, OVAL
 from talk3d.models.compositing import composite
 from talk3d.models.scene import View
 from talk3d.training import losses
+from talk3d.training.face import FaceMesh
 from talk3d.training.pictures import grid, pixels, shape_pictures
-from talk3d.training.proxy import Mattes, fit_parts, fit_proxy, surface
-from talk3d.training.refine import Points, refine_cameras
+from talk3d.training.proxy import HeadProxy, fit_proxy
+from talk3d.training.pyramid import PlanePyramid
+from talk3d.training.refine import mattes_of, refine_track
 from talk3d.training.stage import StageContext, uniform
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, over_color, spread
 
-__all__ = ["IdentityStage", "PlanePyramid"]
+__all__ = ["IdentityStage"]
 
 _FINAL_RATE = 0.1
 _REST, _REST_SHARE = 4.0, 0.3  # frames at rest are drawn so often, and what share of the frames is
 _OPEN_EYES = 0.35  # a larger blink is none of a person at rest
 _MOVING = 0.1  # what lips and lids count
-_SLACK = 0.006  # 2 mm: how far the mesh may be off
 # raw density in the proxy and out of it, and how soon it is reached; light goes 4 mm deep
 _DENSE, _EMPTY, _RAMP = 100.0, -5.0, 0.015
 _POINTS = 4096  # of the volume, in each step
@@ -38,39 +36,7 @@ _DILATED, _ERODED = 0.02, 0.03  # the proxy is not the person: what it forbids i
 _SIDE_VIEW, _SIDE_SAMPLES, _SIDE_FOCAL = 32, 40, 3.0  # wide enough for hair and shoulders
 _SIDE_YAW, _SIDE_PITCH = 60.0, 20.0
 _REFINED = 0.25  # share of the steps after which cameras move: before, the head is too coarse to say where to
-_PROXY_FRAMES, _REFINED_FRAMES = 12, 80
-_SURFACE_VIEW, _JAW = 40, 0.5  # pixels; share of the way from chin to nose in which speech moves the face
 _MEASURED, _SHOWN = 8, 3  # held-out frames
-
-
-class PlanePyramid(nn.Module):
-    """Planes as a sum of levels, each half as fine as the one before.
-
-    Adam moves every texel of a level by about the same, so a coarse level moves wide regions together: it reaches
-    texels that no ray has met, and shapes appear before details.
-
-    Args:
-        shape: Of the planes, ``(1, 3, C, R, R)``.
-        levels: How many.
-        generator: Of their first values.
-    """
-
-    def __init__(self, shape: tuple[int, ...], levels: int, generator: torch.Generator) -> None:
-        super().__init__()
-        *_, channels, side = shape[:4]
-        sides = [side >> level for level in range(levels)]
-        if levels < 1 or sides[-1] < 2:
-            raise ValueError(f"levels must be at least 1 and leave 2 texels a side, got {levels} for {side} texels")
-        self.levels = nn.ParameterList(
-            0.1 / levels**0.5 * torch.randn(3, channels, s, s, generator=generator) for s in sides
-        )
-
-    def forward(self) -> Float[Tensor, "1 3 channel side side"]:
-        """Add up."""
-        total = self.levels[0]
-        for level in list(self.levels)[1:]:
-            total = total + interpolate(level, total.shape[2:], mode="bilinear", align_corners=False)
-        return total[None]
 
 
 class _Rest(NamedTuple):
@@ -107,17 +73,15 @@ class IdentityStage:
         self.pyramid = PlanePyramid(tuple(identity.planes.shape), self.config.levels, generator).to(device)
         self._rest = _rest_frames(context)
         self._held_out = context.targets.frames("val")
-        self.mesh = torch.from_numpy(context.targets.dataset.mesh).float().to(device)
-        self._normals = _normals(self.mesh)
-        self._still = torch.ones(len(self.mesh), device=device)
-        self._still[[*LIPS, *OVAL, *EYE_RINGS[0], *EYE_RINGS[1], *range(468, len(self.mesh))]] = 0
-        mattes = self._mattes()
+        face = FaceMesh(torch.from_numpy(context.targets.dataset.mesh).float())
+        self.face = face.to(device)
         if self.config.refine:
-            self._refine(mattes)
-            mattes = self._mattes()
+            refine_track(context, face, steps=self.config.refine)
         self._start = context.cameras.correction.detach().clone()
-        box = identity.config.rendering.box_warp
-        self.proxy = fit_proxy(self.mesh.cpu(), mattes, box_warp=box).to(device) if self.config.proxy else None
+        self.proxy: HeadProxy | None = None
+        if self.config.proxy:
+            box = identity.config.rendering.box_warp
+            self.proxy = fit_proxy(face.positions, mattes_of(context), box_warp=box).to(device)
         self._seen = ""
         self._compose()
 
@@ -214,41 +178,6 @@ class IdentityStage:
         with torch.no_grad():
             self.context.identity.planes.copy_(self.pyramid())
 
-    def _mattes(self) -> Mattes:
-        """What the proxy is fitted to."""
-        targets = self.context.targets
-        # from the left to the right: extremes say most about depth
-        ordered = sorted(targets.frames("train"), key=lambda i: float(targets.dataset.angles[i][1]))
-        target = targets(spread(ordered, _PROXY_FRAMES))
-        parts = (self.context.cameras(target.index).detach(), target.matte, target.regions[:, FACE, None])
-        return Mattes(*(part.cpu() for part in parts))
-
-    def _refine(self, mattes: Mattes) -> None:
-        """Correct the cameras by what frames show, before anything is made of them."""
-        targets, cameras = self.context.targets, self.context.cameras
-        frames = targets.frames("train")
-        chosen = spread(frames, _REFINED_FRAMES)
-        images = torch.cat([targets([i]).image for i in chosen]).cpu()
-        tracked = cameras.tracked.cpu()
-        refined = refine_cameras(images, tracked[chosen], self._surface(mattes), steps=self.config.refine)
-        correction = refined.of(tracked)
-        # what is left changes slowly; frames that nothing is learned from have the trend alone
-        for k, rest in enumerate(refined.rest.T):
-            correction[frames, k] += torch.from_numpy(np.interp(frames, chosen, rest.numpy())).float()
-        with torch.no_grad():
-            cameras.correction.copy_(correction)
-
-    def _surface(self, mattes: Mattes) -> Points:
-        """Points of the face but for lips, lids and outline, and of hair and ears beside it."""
-        mesh, normals = self.mesh.cpu(), self._normals.cpu()
-        face = self._still.cpu().bool() & (mesh[:, 1] > mesh[CHIN, 1] + _JAW * (mesh[NOSE_TIP, 1] - mesh[CHIN, 1]))
-        camera = self.context.identity.config.camera()[None]
-        points, slopes, pixels = surface(fit_parts(mesh, mattes), camera, _SURFACE_VIEW)
-        frontal = mattes.cameras[:, :16].view(-1, 4, 4)[:, 0, 3].abs().argmin()
-        covered = interpolate(mattes.face[frontal, None], (_SURFACE_VIEW,) * 2, mode="area").flatten()[pixels]
-        rest = (covered < 0.3) & (points[:, 1] > mesh[CHIN, 1] + 0.03) & (slopes[:, 2] > 0.3)
-        return Points(torch.cat((mesh[face], points[rest])), torch.cat((normals[face], slopes[rest])))
-
     def _regression(self, planes: Tensor, generator: torch.Generator) -> Tensor:
         """Raw density against a ramp across the proxy's surface; half of the points are near it."""
         assert self.proxy is not None
@@ -284,7 +213,7 @@ class IdentityStage:
             "matte": losses.matte(view.weight, matte),
         }
         if self.proxy is not None:
-            terms["mesh"] = self._mesh_depth(view, camera)
+            terms["mesh"] = self.face.depth_error(view, camera)
         if moves:
             turn, shift = (context.cameras.correction[index] - self._start[index]).split(3)
             terms["camera"] = torch.rad2deg(turn).square().mean() + (100 * shift).square().mean()
@@ -298,17 +227,6 @@ class IdentityStage:
         return self.context.identity.render(
             planes, camera, resolution=side, jitter=jitter, u=u if options.fine else None
         )
-
-    def _mesh_depth(self, view: View, camera: Tensor) -> Tensor:
-        """By how much the depth of the view, where vertices of the mesh are seen, is off by more than the slack."""
-        where = losses.project(self.mesh[None], camera)
-        depth = grid_sample(view.depth, (2 * where - 1)[:, None], align_corners=False)[0, 0, 0]
-        toward = camera[0, :16].view(4, 4)[:3, 3] - self.mesh
-        wanted = toward.norm(dim=1)
-        # where the surface turns away a pixel sees all kinds of depth
-        facing = ((toward * self._normals).sum(1) / wanted).clamp(min=0)
-        seen = self._still * (facing > 0.5) * ((where[0] - 0.5).abs() < 0.49).all(1)
-        return (((depth - wanted).abs() - _SLACK).clamp(min=0) * seen).sum() / seen.sum().clamp(min=1)
 
     def _points(self, planes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Density outside the dilated proxy, and what is missing of it inside the eroded one; means over points."""
@@ -360,21 +278,6 @@ def _rest_frames(context: StageContext) -> _Rest:
     gap = np.linalg.norm(upper - lower, axis=1) / np.linalg.norm(left - right, axis=1).clip(1e-6)
     rest = (gap <= np.quantile(gap, _REST_SHARE)) & (dataset.blink[frames].max(1) < _OPEN_EYES)
     return _Rest(frames, torch.from_numpy(np.where(rest, _REST, 1.0)))
-
-
-def _normals(mesh: Tensor) -> Tensor:
-    """Normals of the face's vertices ``[V, 3]``, from Delaunay's triangles of its front view; irises have none."""
-    from scipy.spatial import Delaunay  # scipy takes a second to import
-
-    surface = mesh[:468]
-    triangles = torch.from_numpy(Delaunay(surface[:, :2].cpu().double().numpy()).simplices).long().to(mesh.device)
-    a, b, c = surface[triangles].unbind(1)
-    across = torch.linalg.cross(b - a, c - a)
-    across = across * across[:, 2:].sign()  # out of the face
-    total = torch.zeros_like(mesh)
-    for corner in triangles.unbind(1):
-        total.index_add_(0, corner, across)
-    return torch.nn.functional.normalize(total, dim=1)
 
 
 def _still_pixels(target: Target) -> Tensor:

@@ -11,16 +11,25 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, normalize, pad
 
 from talk3d import cameras as cams
+from talk3d.data.facemesh import CHIN
 from talk3d.training.cameras import rotation
+from talk3d.training.face import FaceMesh
+from talk3d.training.proxy import Mattes, fit_parts, surface
+from talk3d.training.stage import StageContext
+from talk3d.training.targets import FACE, spread
 
-__all__ = ["Points", "Refined", "refine_cameras"]
+__all__ = ["Points", "Refined", "mattes_of", "refine_cameras", "refine_track"]
 
+_MATTES, _FRAMES = 12, 80  # frames that are enough
+_POINTS_VIEW = 40  # pixels of a frontal view, each a point
+_NECK = 0.03  # so far above the chin the neck, which turns less, is not seen
 _SIDE = 128  # pixels of the frames
 # pixels of the window whose mean is taken off, in one part of the steps after the other: wide ones see farther
 _SURROUNDINGS = (25, 13, 7)
@@ -100,7 +109,9 @@ def refine_cameras(
         where = pixels[..., :2] / pixels[..., 2:]
         seen = (normalize(toward, dim=-1) * normals).sum(-1) > _FACING
         seen = (seen & ((where - 0.5).abs() < _MARGIN).all(-1)).float()
-        looks = grid_sample(details[len(details) * step // steps], (2 * where - 1)[:, None], align_corners=False)[:, :, 0]
+        looks = grid_sample(details[len(details) * step // steps], (2 * where - 1)[:, None], align_corners=False)[
+            :, :, 0
+        ]
         usual = (looks * seen[:, None]).sum(0) / seen.sum(0).clamp(min=1)
         # square roots of squares: what shines in one frame does not count for more
         error = ((looks - usual).square().sum(1) + 1e-4).sqrt()
@@ -111,6 +122,43 @@ def refine_cameras(
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
     return Refined(trend.detach(), mean, rest.detach())
+
+
+def mattes_of(context: StageContext) -> Mattes:
+    """Mattes of training frames from the one side to the other: extremes say most about depth."""
+    targets = context.targets
+    ordered = sorted(targets.frames("train"), key=lambda i: float(targets.dataset.angles[i][1]))
+    target = targets(spread(ordered, _MATTES))
+    parts = (context.cameras(target.index).detach(), target.matte, target.regions[:, FACE, None])
+    return Mattes(*(part.cpu() for part in parts))
+
+
+def refine_track(context: StageContext, face: FaceMesh, *, steps: int) -> None:
+    """Correct the cameras of all frames by what training frames show."""
+    targets, cameras = context.targets, context.cameras
+    frames = targets.frames("train")
+    chosen = spread(frames, _FRAMES)
+    images = torch.cat([targets([i]).image for i in chosen]).cpu()
+    tracked = cameras.tracked.cpu()
+    points = _surface(face, mattes_of(context), context.identity.config.camera())
+    refined = refine_cameras(images, tracked[chosen], points, steps=steps)
+    correction = refined.of(tracked)
+    # what is left changes slowly; frames that nothing is learned from have the trend alone
+    for k, rest in enumerate(refined.rest.T):
+        correction[frames, k] += torch.from_numpy(np.interp(frames, chosen, rest.numpy())).float()
+    with torch.no_grad():
+        cameras.correction.copy_(correction)
+
+
+def _surface(face: FaceMesh, mattes: Mattes, camera: Tensor) -> Points:
+    """The rigid part of the face, and hair and ears beside it: what is far from the face says how it turns."""
+    points, normals, pixels = surface(fit_parts(face.positions, mattes), camera[None], _POINTS_VIEW)
+    frontal = mattes.cameras[:, 3].abs().argmin()  # whose camera is the least to a side
+    covered = interpolate(mattes.face[frontal, None], (_POINTS_VIEW,) * 2, mode="area").flatten()[pixels]
+    beside = (covered < 0.3) & (points[:, 1] > face.positions[CHIN, 1] + _NECK) & (normals[:, 2] > _FACING)
+    return Points(
+        torch.cat((face.positions[face.rigid], points[beside])), torch.cat((face.normals[face.rigid], normals[beside]))
+    )
 
 
 def _details(images: Tensor, window: int) -> Tensor:

@@ -20,6 +20,7 @@ __all__ = ["SuperResolutionStage"]
 _FINAL_RATE = 0.1
 _MOVING = 0.1  # what lips and lids count: a person at rest does not have those of the frame
 _EDGES = 0.5  # weight of the picture's differences: without them, what is not certain is blurred
+_TIMES = 4  # that a frame is seen
 _MEASURED, _SHOWN = 8, 3  # held-out frames
 
 
@@ -37,7 +38,9 @@ class SuperResolutionStage:
     def __init__(self, context: StageContext) -> None:
         self.context, self.config = context, context.config.superresolution
         self.steps = self.config.steps
-        self._frames = context.targets.frames("train")
+        # each several times, from all over the clip: their views are rendered but once
+        count = max(self.steps * self.config.batch // _TIMES, self.config.batch)
+        self._frames = spread(context.targets.frames("train"), count)
         self._held_out = context.targets.frames("val")
         resolution, channels = context.identity.config.resolution, context.identity.config.plane_channels
         self._room = max(context.config.run.cache * 2**20 // (resolution**2 * (channels + 2) * 4), 1)
