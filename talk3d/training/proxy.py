@@ -100,7 +100,7 @@ def fit_proxy(
         resolution: Points of the grid along a side, odd.
 
     Raises:
-        ValueError: If the shapes do not fit, or nothing is left where the mattes see a person.
+        ValueError: If the shapes do not fit, or the mattes see no person where the face is.
     """
     if mesh.shape[-1] != 3 or len(mesh) < _SURFACE:
         raise ValueError(f"mesh must be [478, 3], got {list(mesh.shape)}")
@@ -115,8 +115,12 @@ def fit_proxy(
     coarse = _hull(points[::2, ::2, ::2], mattes)[None, None]  # it is smooth
     solid = torch.maximum(solid, interpolate(coarse, (resolution,) * 3, mode="trilinear", align_corners=True)[0, 0])
     if not (solid < 0).any():
-        raise ValueError("the mattes leave nothing of the head: the cameras do not fit them")
-    return HeadProxy(_distance(solid, box_warp), box_warp)
+        raise ValueError("the mesh is not in the box")
+    proxy = HeadProxy(_distance(solid, box_warp), box_warp)
+    behind = mesh[:_SURFACE] - mesh.new_tensor([0.0, 0.0, _MASK / 2])
+    if (proxy(behind) < 0).float().mean() < 0.5:
+        raise ValueError("the mattes leave little of the face: they do not fit the mesh, or the cameras")
+    return proxy
 
 
 def fit_parts(mesh: Float[Tensor, "478 3"], mattes: Mattes) -> tuple[Tensor, Tensor]:
