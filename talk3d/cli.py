@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from talk3d.training.command import Fit, fit_defaults
+
 __all__ = ["main"]
 
 
@@ -283,17 +285,23 @@ class Render:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
-    command = tyro.cli(
-        Annotated[Convert | Demo | Evaluate | Export | Info | Prepare | Render, tyro.conf.FlagCreatePairsOff],
-        prog="talk3d",
-        description="Open 3D talking heads.",
-        args=arguments,
-    )
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        # the defaults of fit depend on its arguments, and on a file
+        fit = tyro.conf.subcommand("fit", default=fit_defaults(arguments) if arguments[:1] == ["fit"] else None)
+        command = tyro.cli(
+            Annotated[
+                Convert | Demo | Evaluate | Export | Annotated[Fit, fit] | Info | Prepare | Render,
+                tyro.conf.FlagCreatePairsOff,
+            ],
+            prog="talk3d",
+            description="Open 3D talking heads.",
+            args=arguments,
+        )
         command.run()
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells count
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         print(f"talk3d: {error}", file=sys.stderr)
         return 1
     return 0

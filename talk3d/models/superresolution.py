@@ -15,7 +15,7 @@ from talk3d.ops import Activation, Resampling, bias_act, resample2d_bias_act
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
 
-Variant = Literal["2x", "4x", "8x", "8xdc"]
+Variant = Literal["2x", "4x", "8x", "8xdc", "small"]
 
 _RGB = 3  # the first channels of the features are the picture at low resolution
 
@@ -34,12 +34,13 @@ class _Shape(NamedTuple):
         return self.size * self.ups[0] * self.ups[1]
 
 
-# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes
+# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes. "small" is ours, for a CPU
 VARIANTS: dict[Variant, _Shape] = {
     "2x": _Shape(64, (128, 64), (1, 2)),
     "4x": _Shape(128, (128, 64), (1, 2), only_enlarge=True),
     "8x": _Shape(128, (128, 64), (2, 2)),
     "8xdc": _Shape(128, (256, 128), (2, 2)),
+    "small": _Shape(64, (32, 32), (2, 2)),
 }
 
 
@@ -185,10 +186,13 @@ class FoldedSuperResolution(nn.Module):
         self.block1 = block1
 
     def forward(
-        self, features: Float[Tensor, "batch channels height width"]
+        self, features: Float[Tensor, "batch channels height width"], *, part: bool = False
     ) -> Float[Tensor, "batch 3 out_height out_width"]:
-        """Make pictures from rendered features, whose first three channels are the picture at low resolution."""
-        features = _resize(features, self.shape)
+        """Make pictures from rendered features, whose first three channels are the picture at low resolution.
+
+        With ``part`` they are a part of a view that has the size that the network wants, and stay as large as they are.
+        """
+        features = features if part else _resize(features, self.shape)
         x = features.to(self.block0.conv0_weight.dtype)
         x, image = self.block0(x, features[:, :_RGB])
         _, image = self.block1(x, image)
