@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from talk3d.cameras import TALK3D_FOCAL, TALK3D_PIVOT
 from talk3d.models.baked import Baked
 from talk3d.models.driver import Driver
 from talk3d.models.encoders import Conditions
 from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, SceneConfig
+from talk3d.ops.triplane import Axes
+from talk3d.weights.convert import convert
 from talk3d.weights.load import fact, filled, filled_driver, load_driver, load_generator, load_latent
 from talk3d.weights.store import Weights, read_weights, write_weights
 
-__all__ = ["Avatar"]
+__all__ = ["Avatar", "convert_avatar"]
 
 
 class Avatar(nn.Module):
@@ -125,3 +130,44 @@ class Avatar(nn.Module):
     def bake(self, dtype: torch.dtype = torch.float32, *, device: torch.device | str | None = None) -> Baked:
         """Prepare for rendering; see :class:`talk3d.models.baked.Baked`."""
         return Baked(self.identity, self.driver, dtype=dtype, device=device)
+
+
+def convert_avatar(
+    generator: Path,
+    out: Path,
+    *,
+    driver: Path | None = None,
+    latent: Path | None = None,
+    axes: Axes | None = None,
+) -> tuple[Avatar, list[str]]:
+    """Make an avatar of published checkpoints, and run nothing of them.
+
+    Args:
+        generator: A generator, such as Talk3D's ``G_tune.pkl``; see :func:`talk3d.weights.convert`.
+        out: The folder to write. It must not exist, or be empty.
+        driver: Talk3D's ``.pt``. With it, the frontal camera is Talk3D's, in whose crops it was trained.
+        latent: The person's latent, ``inversion_w_person.pt``; by default the generator's mean.
+        axes: The convention of the generator's planes, where the file does not say it.
+
+    Returns:
+        The avatar, and sentences on what was left out or assumed.
+
+    Raises:
+        ValueError: If a file cannot be converted, the parts do not fit, or the folder is not empty.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {"generator": generator, "driver": driver, "latent": latent}
+        parts, notes = {}, []
+        for name, source in sources.items():
+            if source is not None:
+                parts[name] = Path(folder, name)
+                found = convert(source, parts[name], axes=axes if name == "generator" else None)
+                if found.kind != name:
+                    raise ValueError(f"{source} holds the weights of a {found.kind}, not of a {name}")
+                notes += found.facts["notes"]
+        avatar = Avatar.load(parts["generator"], driver=parts.get("driver"), w=parts.get("latent"))
+    if driver is not None:
+        avatar.identity.config = replace(avatar.identity.config, focal=TALK3D_FOCAL, pivot=TALK3D_PIVOT)
+    avatar.facts = {name: source.name for name, source in sources.items() if source is not None}
+    avatar.save(out)
+    return avatar, notes

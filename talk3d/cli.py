@@ -31,6 +31,12 @@ class Convert:
     axes: Literal["original", "zy", "yz"] | None = None
     """The convention of the planes, where the checkpoint does not say it."""
 
+    driver: Path | None = None
+    """With a generator: Talk3D's .pt that moves it. What is written is an avatar then."""
+
+    latent: Path | None = None
+    """With a generator: the person's latent (inversion_w_person.pt). What is written is an avatar then."""
+
     list: bool = False
     """Print what the checkpoint holds instead."""
 
@@ -43,6 +49,11 @@ class Convert:
 
         if self.list:
             show.show_listing(self.source, as_json=self.json)
+        elif self.out and (self.driver or self.latent):
+            from talk3d.avatar import convert_avatar
+
+            _, notes = convert_avatar(self.source, self.out, driver=self.driver, latent=self.latent, axes=self.axes)
+            show.show_written(self.out, "avatar", notes, as_json=self.json)
         elif self.out:
             show.show_conversion(self.source, self.out, self.axes, as_json=self.json)
         else:
@@ -62,6 +73,50 @@ class Demo:
         from talk3d import demo
 
         demo.main(self.out)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write an avatar's shape: a mesh with vertex colours, or a sheet of pictures, depth and normals."""
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of an avatar, or of a converted generator, whose average face is taken."""
+
+    mesh: Path | None = None
+    """A .ply, .glb or .obj file to write."""
+
+    views: Path | None = None
+    """A .png file to write: a row for each yaw."""
+
+    latent: Path | None = None
+    """With a generator: the folder of a converted latent."""
+
+    yaws: tuple[float, ...] = (-30.0, 0.0, 30.0)
+    """Where the camera stands for the views, degrees."""
+
+    pitch: float = 0.0
+    """How far up it stands, degrees."""
+
+    resolution: int = 256
+    """Grid points along each side of the mesh's volume."""
+
+    level: float = 10.0
+    """Raw density at the surface of the mesh."""
+
+    def run(self) -> None:
+        """Run the command."""
+        if not (self.mesh or self.views):
+            print("talk3d: export needs --mesh or --views", file=sys.stderr)
+            raise SystemExit(2)
+        from talk3d import Avatar, export
+
+        avatar = Avatar.load(self.avatar, w=self.latent)
+        if self.views:
+            export.export_views(avatar, self.views, self.yaws, self.pitch)
+            print(self.views)
+        if self.mesh:
+            mesh = export.export_mesh(avatar, self.mesh, resolution=self.resolution, level=self.level)
+            print(f"{self.mesh}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles")
 
 
 @dataclass(frozen=True)
@@ -136,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the defaults of fit depend on its arguments, and on a file
         fit = tyro.conf.subcommand("fit", default=fit_defaults(arguments) if arguments[:1] == ["fit"] else None)
         command = tyro.cli(
-            Annotated[Convert | Demo | Annotated[Fit, fit] | Info | Prepare, tyro.conf.FlagCreatePairsOff],
+            Annotated[Convert | Demo | Export | Annotated[Fit, fit] | Info | Prepare, tyro.conf.FlagCreatePairsOff],
             prog="talk3d",
             description="Open 3D talking heads.",
             args=arguments,

@@ -20,7 +20,7 @@ NATIVE = sorted(p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".cpp", 
 
 # A room may import what its arrows lead to, near or far. "talk3d" is the package itself, which everybody may import.
 ARROWS = {
-    "cli": {"demo", "info", "weights", "training", "rendering", "evaluation"},
+    "cli": {"demo", "info", "weights", "export", "training", "rendering", "evaluation"},
     "demo": {"ops", "cameras"},
     "info": {"registry"},
     "training": {"avatar", "data"},
@@ -32,7 +32,9 @@ ARROWS = {
     "data": {"cameras"},
     "nn": {"ops"},
     "weights": {"models"},
-    "geometry": set(),
+    "export": {"avatar", "geometry"},
+    "geometry": {"pictures"},
+    "pictures": set(),
     "ops": {"registry"},
     "registry": {"native"},
     "native": set(),
