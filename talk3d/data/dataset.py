@@ -157,7 +157,7 @@ class Dataset:
 
     def masks(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Decode a frame's matte, 0 to 255 ``[S, S]``, and its regions ``[4, S, S]``: face, mouth, eyes, torso."""
-        matte, bits = self._archive.masks(index)
+        matte, bits = np.moveaxis(self._archive.masks(index), 2, 0)
         return matte, np.stack([(bits >> k & 1).astype(bool) for k in range(len(NAMES))])
 
     def sample(self, indices: Iterable[int] | Tensor) -> Sample:
@@ -182,15 +182,15 @@ class Dataset:
         regions = torch.empty(len(index), len(NAMES), self.size, self.size)
         bits = torch.arange(len(NAMES), dtype=torch.uint8)[:, None, None]
         for n, i in enumerate(chosen.tolist()):
-            images[n] = _signed(self._archive.picture(i))
+            images[n] = _planes(self._archive.picture(i))
             plates[n] = self._background(i)
-            alpha, region = self._archive.masks(i)
-            matte[n, 0] = torch.from_numpy(alpha.copy())
-            regions[n] = (torch.from_numpy(region.copy()) >> bits) & 1
+            alpha, region = _planes(self._archive.masks(i))
+            matte[n, 0] = alpha
+            regions[n] = (region.contiguous() >> bits) & 1
         return Sample(
             index=index,
-            image=images,
-            matte=matte.div_(255),
+            image=images.mul_(1 / 127.5).sub_(1),
+            matte=matte.mul_(1 / 255),
             regions=regions,
             plate=plates,
             camera=torch.from_numpy(self.cameras[chosen]),
@@ -226,7 +226,7 @@ class _Background:
         scale = float(np.median(np.linalg.norm(crops[:, :, 0], axis=1)))
         factor = max(int(1 / scale), 1)  # crops much smaller than the frame would skip its pixels
         reduced = Image.fromarray(plate).reduce(factor)
-        self._plate = _signed(np.asarray(reduced))[None]
+        self._plate = _planes(np.array(reduced)).float()[None] / 127.5 - 1
         # grid_sample wants the plate to reach from -1 to 1
         ends = 2 / (factor * np.array([[reduced.width], [reduced.height]]))
         self._back = torch.from_numpy((inverse(crops) * ends - [[0, 0, 1]]).astype(np.float32))
@@ -242,6 +242,6 @@ class _Background:
         return grid_sample(self._plate, grid[None], padding_mode="border", align_corners=False)[0]
 
 
-def _signed(pixels: NDArray[np.uint8]) -> Tensor:
-    """``[H, W, 3]``, 0 to 255, to ``[3, H, W]``, -1 to 1."""
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+def _planes(pixels: NDArray[np.uint8]) -> Tensor:
+    """``[H, W, C]`` to ``[C, H, W]``, as it is in memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
