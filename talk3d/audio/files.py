@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import soundfile
     from av.container import InputContainer
 
 __all__ = ["RATE", "Sound", "decode_sound", "has_sound", "read_blocks"]
@@ -58,6 +58,7 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         ValueError: If the file cannot be read at all.
     """
     import av
+    import soundfile
 
     with _open(path) as container, soundfile.SoundFile(out, "w", RATE, 1, "PCM_16") as wav:
         if not container.streams.audio:
@@ -109,6 +110,8 @@ def read_blocks(path: Path, block: int = _BLOCK, context: int = 0) -> Iterator[N
     Yields:
         ``[context + block + context]`` samples; the last block may be shorter.
     """
+    import soundfile
+
     with soundfile.SoundFile(path) as wav:
         for begin in range(0, wav.frames, block):
             end = min(begin + block, wav.frames)
