@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from talk3d.avatar import Avatar
+from talk3d.models import ConditionEncoder, DeltaUNet, Driver, Identity, SceneConfig
+from talk3d.ops import RenderOptions
 
 os.environ.setdefault("TALK3D_GOLDEN", str(Path(__file__).parent / "golden"))  # also where talk3d is not editable
 HAS_GPU = torch.cuda.is_available()
@@ -33,3 +37,27 @@ def poisoned_memory() -> Iterator[None]:
 def seeded() -> None:
     """Make a test's random numbers its own."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_avatar() -> Callable[..., Avatar]:
+    """Make small avatars with random weights, whose drivers move them and whose pictures are 128 pixels wide."""
+
+    def make(semantics: str | None = "published", *, axes: str = "zy", speech: int = 7) -> Avatar:
+        rendering = RenderOptions(axes=axes, coarse=8, fine=8)
+        config = SceneConfig(rendering=rendering, resolution=16, superresolution="2x", w_dim=8, plane_resolution=16)
+        identity = Identity(config)
+        identity.w.normal_()
+        driver = None
+        if semantics is not None:
+            unet = DeltaUNet(axes=axes, semantics=semantics, resolution=16)
+            driver = Driver(unet, ConditionEncoder(speech, semantics=semantics))
+        avatar = Avatar(identity, driver, {"speech": {"name": "made up"}}).eval().requires_grad_(False)
+        for name, tensor in avatar.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif tensor.is_floating_point() and not tensor.any():  # biases, and layers that start from nothing
+                tensor.normal_(std=0.5)
+        return avatar
+
+    return make

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from talk3d.audio import logmel, pretrained
 
-__all__ = ["STEPS", "Encoder", "FeaturesInfo", "encode_speech", "write_array", "write_windows"]
+__all__ = ["STEPS", "Encoder", "FeaturesInfo", "encode_speech", "windows", "write_array", "write_windows"]
+
+_BEFORE, _AFTER = 4, 3  # frames that a speech token hears around its own
 
 Encoder = Literal["logmel", "wav2vec2", "hubert"]
 STEPS = 16  # around a frame: frame i hears steps 2i - 8 to 2i + 7
@@ -83,6 +85,17 @@ def encode_speech(
     finally:
         raw.unlink(missing_ok=True)
     return FeaturesInfo(encoder, width, mean, scale, None if encoder == "logmel" else model)
+
+
+def windows(features: NDArray[np.float32], frames: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+    """Gather what speech tokens hear: ``[N, 16, F]`` to ``[len(frames), 8, 16, F]``, four frames before to three after.
+
+    Frames before the first and after the last are zero.
+    """
+    around = np.asarray(frames)[:, None] + np.arange(-_BEFORE, _AFTER + 1)
+    heard: NDArray[np.float32] = features[around.clip(0, len(features) - 1)]
+    heard[(around < 0) | (around >= len(features))] = 0
+    return heard
 
 
 def write_array(out: Path, windows: NDArray[np.floating[Any]]) -> None:

@@ -58,7 +58,7 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         ValueError: If the file cannot be read at all.
     """
     import av
-    import soundfile
+    import soundfile  # datasets are read where it is not installed
 
     with _open(path) as container, soundfile.SoundFile(out, "w", RATE, 1, "PCM_16") as wav:
         if not container.streams.audio:

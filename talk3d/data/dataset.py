@@ -15,13 +15,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from talk3d.audio.features import FeaturesInfo
+from talk3d.backdrop import Backdrop
 from talk3d.data.archive import ArchiveReader
 from talk3d.data.meta import Meta, read_meta
 from talk3d.data.regions import NAMES
-from talk3d.data.transforms import inverse
 
 __all__ = ["Dataset", "Sample"]
 
@@ -183,7 +182,7 @@ class Dataset:
         bits = torch.arange(len(NAMES), dtype=torch.uint8)[:, None, None]
         for n, i in enumerate(chosen.tolist()):
             images[n] = _planes(self._archive.picture(i))
-            plates[n] = self._background(i)
+            plates[n] = self._backdrop(i)
             alpha, region = _planes(self._archive.masks(i))
             matte[n, 0] = alpha
             regions[n] = (region.contiguous() >> bits) & 1
@@ -209,37 +208,8 @@ class Dataset:
         return torch.from_numpy(heard)
 
     @cached_property
-    def _background(self) -> _Background:
-        return _Background(self.plate, self.crops, self.size)
-
-
-class _Background:
-    """The plate as crops would show it.
-
-    Args:
-        plate: ``[Hs, Ws, 3]``.
-        crops: Source pixels to crop pixels ``[N, 2, 3]``.
-        size: Side of a crop.
-    """
-
-    def __init__(self, plate: NDArray[np.uint8], crops: NDArray[np.float64], size: int) -> None:
-        scale = float(np.median(np.linalg.norm(crops[:, :, 0], axis=1)))
-        factor = max(int(1 / scale), 1)  # crops much smaller than the frame would skip its pixels
-        reduced = Image.fromarray(plate).reduce(factor)
-        self._plate = _planes(np.array(reduced)).float()[None] / 127.5 - 1
-        # grid_sample wants the plate to reach from -1 to 1
-        ends = 2 / (factor * np.array([[reduced.width], [reduced.height]]))
-        self._back = torch.from_numpy((inverse(crops) * ends - [[0, 0, 1]]).astype(np.float32))
-        self._centers = torch.arange(size) + 0.5
-
-    def __call__(self, index: int) -> Tensor:
-        """Warp the plate to the crop of a frame: ``[3, S, S]``, -1 to 1; beyond its edge, the edge goes on."""
-        size = len(self._centers)
-        grid = torch.empty(size, size, 2)
-        # affine_grid is a matrix product, and takes nine times as long as these sums
-        for axis, (across, down, shift) in enumerate(self._back[index].tolist()):
-            torch.add((down * self._centers + shift)[:, None], across * self._centers, out=grid[..., axis])
-        return grid_sample(self._plate, grid[None], padding_mode="border", align_corners=False)[0]
+    def _backdrop(self) -> Backdrop:
+        return Backdrop(torch.from_numpy(self.plate.copy()), torch.from_numpy(self.crops) / self.size, self.size)
 
 
 def _planes(pixels: NDArray[np.uint8]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -42,17 +42,17 @@ class IdentityFeatures(NamedTuple):
     """What :meth:`DeltaUNet.encode` finds in an identity; batch 1, or that of the planes.
 
     Attributes:
-        half: Features at half the resolution ``[B, 3, 2C, R/2, R/2]``.
-        quarter: At a quarter ``[B, 3, 4C, R/4, R/4]``.
-        eighth: At an eighth ``[B, 3, 8C, R/8, R/8]``.
-        texels: ``eighth`` as the transformer sees it after its first self-attention ``[B, 3, (R/8)**2, 8C]``.
+        half: Features at half the resolution ``[B, 3, W, R/2, R/2]``.
+        quarter: At a quarter ``[B, 3, 2W, R/4, R/4]``.
+        eighth: At an eighth ``[B, 3, 4W, R/8, R/8]``.
+        texels: ``eighth`` as the transformer sees it after its first self-attention ``[B, 3, (R/8)**2, 4W]``.
         scale: What the last layer's output is multiplied by ``[B, 1, 1]``.
     """
 
-    half: Float[Tensor, "batch 3 c2 r2 r2"]
-    quarter: Float[Tensor, "batch 3 c4 r4 r4"]
-    eighth: Float[Tensor, "batch 3 c8 r8 r8"]
-    texels: Float[Tensor, "batch 3 texel c8"]
+    half: Float[Tensor, "batch 3 width r2 r2"]
+    quarter: Float[Tensor, "batch 3 width2 r4 r4"]
+    eighth: Float[Tensor, "batch 3 width4 r8 r8"]
+    texels: Float[Tensor, "batch 3 texel width4"]
     scale: Float[Tensor, "batch 1 1"]
 
 
@@ -76,6 +76,8 @@ class DeltaUNet(nn.Module):
         channels: Channels C of a plane, a multiple of 4.
         resolution: Side R of a plane, a multiple of 8.
         condition: Width E of a token.
+        width: Channels W of a plane after the first level, a multiple of 8; each further level has twice as many. By
+            default 2C, as published.
 
     Raises:
         ValueError: On unknown options, and on ``"published"`` with other planes than ``"zy"``.
@@ -94,6 +96,7 @@ class DeltaUNet(nn.Module):
         channels: int = 32,
         resolution: int = 256,
         condition: int = 64,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         if axes not in AXES:
@@ -106,10 +109,13 @@ class DeltaUNet(nn.Module):
         if channels < 1 or channels % 4 or resolution < 8 or resolution % 8:
             raise ValueError(f"channels must be a multiple of 4, and resolution of 8, got {channels} and {resolution}")
         self.axes, self.semantics = axes, semantics
-        self.channels, self.resolution, self.condition = channels, resolution, condition
+        width = 2 * channels if width is None else width
+        if width < 1 or width % 8:
+            raise ValueError(f"width must be a multiple of 8, got {width}")
+        self.channels, self.resolution, self.condition, self.width = channels, resolution, condition, width
 
         exchange: RolloutAxes = "published" if published else axes
-        c1, c2, c4, c8 = (channels * factor for factor in (1, 2, 4, 8))
+        c1, c2, c4, c8 = channels, width, 2 * width, 4 * width
 
         def level(channels: int, out: int, where: Where) -> _Level:
             return _Level(channels, out, exchange, where, PlaneBatchNorm if published else _group_norm)
@@ -128,6 +134,12 @@ class DeltaUNet(nn.Module):
         if published:  # the delta starts from zero, but only the first: a batch norm follows
             for parameter in last.conv1.parameters():
                 nn.init.zeros_(parameter)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make such a network, ready for JSON."""
+        names = ("axes", "semantics", "channels", "resolution", "condition", "width")
+        return {name: getattr(self, name) for name in names}
 
     def forward(
         self,

@@ -2,96 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from talk3d import cameras as cams
 from talk3d.models.mapping import MappingNetwork
-from talk3d.models.superresolution import SuperResolution, Variant
+from talk3d.models.scene import CAMERA, Generated, Scene, SceneConfig
 from talk3d.models.synthesis import BackboneShape, SynthesisBackbone
-from talk3d.nn import Decoder, Noise
-from talk3d.ops import PackedPlanes, RenderOptions, render_rays, sample_triplane
+from talk3d.nn import Noise
+from talk3d.ops import RenderOptions
 
-__all__ = ["CONFIGS", "Generated", "GeneratorConfig", "TriPlaneGenerator", "View"]
-
-_CAMERA = 25  # numbers of a camera vector
+__all__ = ["CONFIGS", "GeneratorConfig", "TriPlaneGenerator"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
+class GeneratorConfig(SceneConfig):
     """What the weights of a generator do not say. The defaults are EG3D's for faces (ffhq512-128).
 
     Attributes:
-        rendering: How rays are marched, with the convention of the planes, which weights are worthless without.
-        resolution: Side of the rendered features.
-        superresolution: A key of :data:`talk3d.models.superresolution.VARIANTS`.
-        superresolution_clamp: Largest magnitude of its activations, if there is one.
         z_dim: Width of the random vector.
-        w_dim: Width of the latents.
         mapping_layers: Layers of the mapping network.
-        plane_resolution: Side of the planes.
-        plane_channels: Channels of each plane, and colours that the decoder makes.
         channel_base: The backbone has ``channel_base / side`` channels at each side ...
         channel_max: ... but no more than this.
-        decoder_lr_multiplier: How much slower than others the decoder learns; its weights are stored divided by it.
         conditioning_scale: What the camera is multiplied by before the mapping network sees it; 0 hides it.
-        focal: Focal length of the frontal camera, in picture widths.
-        radius: Its distance from the origin.
-        pivot: Where it looks.
     """
 
-    rendering: RenderOptions
-    resolution: int = 128
-    superresolution: Variant = "8xdc"
-    superresolution_clamp: float | None = 256.0
     z_dim: int = 512
-    w_dim: int = 512
     mapping_layers: int = 2
-    plane_resolution: int = 256
-    plane_channels: int = 32
     channel_base: int = 32768
     channel_max: int = 512
-    decoder_lr_multiplier: float = 1.0
     conditioning_scale: float = 1.0
-    focal: float = cams.FFHQ_FOCAL
-    radius: float = cams.RADIUS
-    pivot: tuple[float, float, float] = cams.FFHQ_PIVOT
 
     @property
     def backbone(self) -> BackboneShape:
         """Sizes of the backbone."""
         return BackboneShape(self.plane_resolution, 3 * self.plane_channels, self.channel_base, self.channel_max)
-
-    def frontal_camera(self) -> Float[Tensor, " 25"]:
-        """Camera vector of the view from the front, with which latents are made at inference."""
-        pose = cams.look_at(0.0, 0.0, radius=self.radius, pivot=self.pivot)
-        return cams.pack(pose, cams.intrinsics(self.focal))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Write as plain values, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
-        """Read what :meth:`to_dict` wrote.
-
-        Raises:
-            ValueError: If a name is unknown, or the convention of the planes is missing.
-        """
-        rendering = dict(values.get("rendering", {}))
-        for kind, found in ((cls, values), (RenderOptions, rendering)):
-            if unknown := found.keys() - {known.name for known in fields(kind)}:
-                raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-        if "axes" not in rendering:
-            raise ValueError("rendering.axes, the convention of the planes, is missing")
-        rest = {name: value for name, value in values.items() if name != "rendering"}
-        if "pivot" in rest:
-            rest["pivot"] = tuple(rest["pivot"])
-        return cls(rendering=RenderOptions(**rendering), **rest)
 
 
 _FFHQ = GeneratorConfig(rendering=RenderOptions(axes="original"))
@@ -123,33 +69,7 @@ CONFIGS: dict[str, GeneratorConfig] = {
 }
 
 
-class View(NamedTuple):
-    """What a camera sees of the planes.
-
-    Attributes:
-        features: ``[B, D, R, R]``, from -1 to about 1; the first three are red, green and blue.
-        depth: Distance along the ray ``[B, 1, R, R]``, world units.
-        weight: Opacity ``[B, 1, R, R]``, 0 to 1.
-    """
-
-    features: Float[Tensor, "batch channel height width"]
-    depth: Float[Tensor, "batch 1 height width"]
-    weight: Float[Tensor, "batch 1 height width"]
-
-
-class Generated(NamedTuple):
-    """A picture, and the view it was made from.
-
-    Attributes:
-        image: ``[B, 3, H, W]``, super-resolved, -1 to about 1.
-        view: Its ``features[:, :3]`` are the picture at low resolution.
-    """
-
-    image: Float[Tensor, "batch 3 height width"]
-    view: View
-
-
-class TriPlaneGenerator(nn.Module):
+class TriPlaneGenerator(Scene):
     """Mapping network, backbone, decoder and super-resolution around a volume renderer.
 
     All randomness is an argument: without any, a picture depends on nothing but latent and camera.
@@ -158,20 +78,12 @@ class TriPlaneGenerator(nn.Module):
         config: Sizes and conventions.
     """
 
+    config: GeneratorConfig
+
     def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.mapping = MappingNetwork(config.z_dim, _CAMERA, config.w_dim, layers=config.mapping_layers)
+        super().__init__(config)
+        self.mapping = MappingNetwork(config.z_dim, CAMERA, config.w_dim, layers=config.mapping_layers)
         self.backbone = SynthesisBackbone(config.backbone, w_dim=config.w_dim)
-        self.decoder = Decoder(
-            config.plane_channels, outputs=config.plane_channels, lr_multiplier=config.decoder_lr_multiplier
-        )
-        self.superresolution = SuperResolution(
-            config.superresolution,
-            channels=config.plane_channels,
-            w_dim=config.w_dim,
-            clamp=config.superresolution_clamp,
-        )
 
     def latents(
         self,
@@ -194,7 +106,7 @@ class TriPlaneGenerator(nn.Module):
             ValueError: If a shape does not fit.
         """
         if cameras is None:
-            cameras = self.config.frontal_camera().to(z).expand(len(z), -1)
+            cameras = self.config.camera().to(z).expand(len(z), -1)
         w = self.mapping(z, cameras * self.config.conditioning_scale)
         ws = w[:, None].expand(-1, self.backbone.num_ws, -1)
         return self.mapping.truncate(ws, psi, cutoff)
@@ -208,38 +120,6 @@ class TriPlaneGenerator(nn.Module):
             ValueError: If the shape of ``ws`` does not fit.
         """
         return self.backbone(ws, noise=noise).unflatten(1, (3, self.config.plane_channels))
-
-    def render(
-        self,
-        planes: Float[Tensor, "planes_batch 3 channel height width"] | PackedPlanes,
-        cameras: Float[Tensor, "batch 25"],
-        *,
-        resolution: int | None = None,
-        options: RenderOptions | None = None,
-        jitter: Float[Tensor, "batch ray coarse"] | None = None,
-        u: Float[Tensor, "batch ray fine"] | None = None,
-    ) -> View:
-        """Render features.
-
-        Args:
-            planes: Planes of each camera, or of all.
-            cameras: Camera vectors ``[B, 25]``.
-            resolution: Side of the view; by default the configuration's.
-            options: Instead of the configuration's.
-            jitter: As in :func:`talk3d.ops.render_rays`.
-            u: As in :func:`talk3d.ops.render_rays`.
-
-        Raises:
-            ValueError: If a shape does not fit.
-        """
-        if cameras.ndim != 2:
-            raise ValueError(f"cameras must have the shape [batch, {_CAMERA}], got {list(cameras.shape)}")
-        side = self.config.resolution if resolution is None else resolution
-        origins, directions = cams.rays(*cams.unpack(cameras), side)
-        options = options or self.config.rendering
-        seen = render_rays(planes, self.decoder.weights(), origins, directions, options, jitter=jitter, u=u)
-        features = seen.features.transpose(1, 2).unflatten(2, (side, side))
-        return View(features, *(part.unflatten(1, (1, side, side)) for part in seen[1:]))
 
     def forward(
         self,
@@ -256,15 +136,3 @@ class TriPlaneGenerator(nn.Module):
         planes = self.planes(ws, noise=noise)
         view = self.render(planes, cameras, resolution=resolution, options=options, jitter=jitter, u=u)
         return Generated(self.superresolution(view.features, ws[:, -1]), view)
-
-    def query(
-        self,
-        planes: Float[Tensor, "planes_batch 3 channel height width"] | PackedPlanes,
-        points: Float[Tensor, "batch point 3"],
-    ) -> tuple[Float[Tensor, "batch point"], Float[Tensor, "batch point color"]]:
-        """Look up what fills the volume: raw densities ``[B, M]`` and colours ``[B, M, D]`` at world coordinates.
-
-        See :class:`talk3d.nn.Decoder` for their ranges.
-        """
-        rendering = self.config.rendering
-        return self.decoder(sample_triplane(planes, points, box_warp=rendering.box_warp, axes=rendering.axes))

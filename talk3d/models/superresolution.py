@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,11 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from talk3d.models.synthesis import SynthesisBlock, upsample
 from talk3d.nn import Noise
-from talk3d.ops import bias_act, resample2d
+from talk3d.ops import Activation, Resampling, bias_act, resample2d_bias_act
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
 
-Variant = Literal["2x", "4x", "8x", "8xdc"]
+Variant = Literal["2x", "4x", "8x", "8xdc", "small"]
 
 _RGB = 3  # the first channels of the features are the picture at low resolution
 
@@ -34,12 +34,13 @@ class _Shape(NamedTuple):
         return self.size * self.ups[0] * self.ups[1]
 
 
-# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes
+# EG3D's Hybrid2X, 4X, 8X and 8XDC; the factor is that of the published training sizes. "small" is ours, for a CPU
 VARIANTS: dict[Variant, _Shape] = {
     "2x": _Shape(64, (128, 64), (1, 2)),
     "4x": _Shape(128, (128, 64), (1, 2), only_enlarge=True),
     "8x": _Shape(128, (128, 64), (2, 2)),
     "8xdc": _Shape(128, (256, 128), (2, 2)),
+    "small": _Shape(64, (32, 32), (2, 2)),
 }
 
 
@@ -75,6 +76,7 @@ class SuperResolution(nn.Module):
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.shape = VARIANTS[variant]
+        self.options: dict[str, Any] = {"variant": variant, "channels": channels, "w_dim": w_dim, "clamp": clamp}
         self.channels = channels
         self.w_dim = w_dim
         self.dtype = dtype
@@ -144,7 +146,7 @@ class _FoldedBlock(nn.Module):
 
     def __init__(self, block: SynthesisBlock, w: Tensor) -> None:
         super().__init__()
-        self.clamp = block.conv0.clamp
+        self.activation = Activation(gain=1.0, clamp=block.conv0.clamp)
         for name in ("conv0", "conv1", "to_rgb"):
             weight, bias = getattr(block, name).fold(w)
             self.register_buffer(f"{name}_weight", weight)
@@ -156,15 +158,18 @@ class _FoldedBlock(nn.Module):
             x = self._activate(conv2d(x, self.conv0_weight, self.conv0_bias, padding=1))
         else:
             spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
-            smooth = resample2d(spread, self.filter.to(x.dtype), padding=1, gain=4.0)
-            x = self._activate(smooth, self.conv0_bias)  # the rim of the filter would darken a bias put in before
+            # the rim of the filter would darken a bias put in before
+            smoothing = Resampling(padding=1, gain=4.0)
+            x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
             image = upsample(image, self.filter.to(image.dtype))
         x = self._activate(conv2d(x, self.conv1_weight, self.conv1_bias, padding=1))
-        contribution = bias_act(conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.clamp)
+        contribution = bias_act(
+            conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.activation.clamp
+        )
         return x, image + contribution.to(image.dtype)
 
-    def _activate(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return bias_act(x, bias, gain=1.0, clamp=self.clamp)
+    def _activate(self, x: Tensor) -> Tensor:
+        return bias_act(x, gain=self.activation.gain, clamp=self.activation.clamp)
 
 
 class FoldedSuperResolution(nn.Module):
@@ -181,10 +186,13 @@ class FoldedSuperResolution(nn.Module):
         self.block1 = block1
 
     def forward(
-        self, features: Float[Tensor, "batch channels height width"]
+        self, features: Float[Tensor, "batch channels height width"], *, part: bool = False
     ) -> Float[Tensor, "batch 3 out_height out_width"]:
-        """Make pictures from rendered features, whose first three channels are the picture at low resolution."""
-        features = _resize(features, self.shape)
+        """Make pictures from rendered features, whose first three channels are the picture at low resolution.
+
+        With ``part`` they are a part of a view that has the size that the network wants, and stay as large as they are.
+        """
+        features = features if part else _resize(features, self.shape)
         x = features.to(self.block0.conv0_weight.dtype)
         x, image = self.block0(x, features[:, :_RGB])
         _, image = self.block1(x, image)

@@ -16,7 +16,7 @@ from talk3d.weights.generator_names import UNUSED, generator_config, generator_k
 from talk3d.weights.matching import match
 from talk3d.weights.recorded import Recorded, StoredTensor, UnreadableCheckpoint, printable
 from talk3d.weights.store import Weights, write_weights
-from talk3d.weights.talk3d import DRIVER_AXES, UNET, driver, identity, is_gfpgan, state_dict, superresolution
+from talk3d.weights.talk3d import DRIVER_AXES, UNET, driver, identity, is_gfpgan, latent, state_dict, superresolution
 
 __all__ = ["convert", "listing"]
 
@@ -26,7 +26,7 @@ def convert(source: Path, out: Path, *, axes: Axes | None = None) -> Weights:
 
     Args:
         source: A training snapshot of EG3D, a bare generator, a generator's state dict, a checkpoint of Talk3D, or its
-            ``ID_triplane.pt``.
+            ``ID_triplane.pt`` or ``inversion_w_person.pt``.
         out: The folder. It must not exist, or be empty.
         axes: The convention of the planes, a key of :data:`talk3d.ops.AXES`. Needed where the file does not say it.
 
@@ -85,6 +85,8 @@ def _converted(checkpoint: Checkpoint, axes: Axes | None) -> Weights:
     about = {"source": checkpoint.path.name}
     if generator := find_generator(tree):
         return _generator(generator, axes, about)
+    if isinstance(tree, StoredTensor) and len(tree.shape) in (1, 2) and tree.numel:
+        return Weights("latent", {"latent": {"w": latent(tree)}}, about | {"axes": None, "notes": []})
     if isinstance(tree, StoredTensor):
         if axes is None:
             raise _axes_unknown("planes")

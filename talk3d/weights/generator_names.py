@@ -92,7 +92,7 @@ def generator_config(found: Mapping[str, StoredTensor], options: Mapping[str, An
         if "sr_num_fp16_res" in options:  # the clamp comes with float16, and stays where float32 is used after all
             rest["superresolution_clamp"] = 256.0 if options["sr_num_fp16_res"] else None
         config = GeneratorConfig.from_dict({"rendering": rendering | {"axes": axes}} | rest | sizes)
-        config.frontal_camera()
+        config.camera()
         with torch.device("meta"):
             TriPlaneGenerator(config)
     return config

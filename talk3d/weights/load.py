@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from talk3d.models.delta import DeltaUNet
-from talk3d.models.encoders import ConditionEncoder
+from talk3d.models.driver import Driver
 from talk3d.models.generator import GeneratorConfig, TriPlaneGenerator
-from talk3d.models.superresolution import SuperResolution
 from talk3d.weights.store import Weights, read_weights
 
-__all__ = ["Driver", "load_driver", "load_generator"]
+__all__ = ["fact", "filled", "filled_driver", "load_driver", "load_generator", "load_latent"]
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class Driver(NamedTuple):
-    """What moves an identity: condition tokens, and the delta planes that they ask for.
-
-    Attributes:
-        unet: Tokens and identity planes to delta planes.
-        conditions: Speech and head to tokens.
-        superresolution: Tuned with them, to stand for the generator's; None if that stays.
-    """
-
-    unet: DeltaUNet
-    conditions: ConditionEncoder
-    superresolution: SuperResolution | None
 
 
 def load_generator(folder: Path) -> TriPlaneGenerator:
@@ -40,8 +24,8 @@ def load_generator(folder: Path) -> TriPlaneGenerator:
         ValueError: If the folder holds no generator, or is damaged.
     """
     weights = read_weights(folder, "generator")
-    config = GeneratorConfig.from_dict(_fact(folder, weights, "config"))
-    return _filled(TriPlaneGenerator(config), weights, "generator", folder)
+    config = GeneratorConfig.from_dict(fact(folder, weights, "config"))
+    return filled(TriPlaneGenerator(config), weights, "generator", folder)
 
 
 def load_driver(folder: Path) -> Driver:
@@ -51,27 +35,43 @@ def load_driver(folder: Path) -> Driver:
         ValueError: If the folder holds no driver, or is damaged.
     """
     weights = read_weights(folder, "driver")
-    networks = _fact(folder, weights, "networks")
+    return filled_driver(weights, folder)
+
+
+def load_latent(folder: Path) -> Tensor:
+    """Load a latent ``[w_dim]``.
+
+    Raises:
+        ValueError: If the folder holds none, or is damaged.
+    """
+    weights = read_weights(folder, "latent")
     try:
-        unet, conditions = DeltaUNet(**networks["unet"]), ConditionEncoder(**networks["conditions"])
-        tuned = SuperResolution(**networks["superresolution"]) if "superresolution" in networks else None
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is damaged: its networks cannot be made ({error})") from error
-    return Driver(
-        _filled(unet, weights, "unet", folder),
-        _filled(conditions, weights, "conditions", folder),
-        None if tuned is None else _filled(tuned, weights, "superresolution", folder),
-    )
+        return weights.parts["latent"]["w"]
+    except KeyError:
+        raise ValueError(f"{folder} is damaged: it holds no w") from None
 
 
-def _fact(folder: Path, weights: Weights, name: str) -> Mapping[str, Any]:
+def filled_driver(weights: Weights, folder: Path) -> Driver:
+    """Make the driver whose parts are among these weights."""
+    try:
+        driver = Driver.from_options(fact(folder, weights, "networks"))
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged: {error}") from error
+    for part, network in driver.named_children():
+        filled(network, weights, part, folder)
+    return driver.eval().requires_grad_(False)
+
+
+def fact(folder: Path, weights: Weights, name: str) -> Mapping[str, Any]:
+    """A fact that is a dictionary."""
     fact = weights.facts.get(name)
     if not isinstance(fact, dict):
         raise ValueError(f"{folder} is damaged: it does not describe its {name}")
     return fact
 
 
-def _filled(network: Network, weights: Weights, part: str, folder: Path) -> Network:
+def filled(network: Network, weights: Weights, part: str, folder: Path) -> Network:
+    """Fill a network with a part of the weights, for inference."""
     tensors: Mapping[str, Tensor] = weights.parts.get(part, {})
     try:
         network.load_state_dict(tensors)

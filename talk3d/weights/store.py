@@ -25,7 +25,7 @@ class Weights:
     """What a folder holds.
 
     Attributes:
-        kind: ``"generator"``, ``"driver"`` or ``"identity"``.
+        kind: ``"generator"``, ``"driver"``, ``"latent"``, ``"identity"`` (planes alone) or ``"avatar"``.
         parts: For each file, without its ending, its tensors by name.
         facts: What the tensors do not say: conventions, options, where they came from. Ready for JSON.
     """

@@ -17,7 +17,7 @@ from talk3d.weights.matching import match
 from talk3d.weights.recorded import StoredTensor, UnreadableCheckpoint
 from talk3d.weights.unet_names import published_encoder_keys, published_keys
 
-__all__ = ["DRIVER_AXES", "UNET", "driver", "identity", "is_gfpgan", "state_dict", "superresolution"]
+__all__ = ["DRIVER_AXES", "UNET", "driver", "identity", "is_gfpgan", "latent", "state_dict", "superresolution"]
 
 UNET = "deltaplane_predictor"
 DRIVER_AXES: Axes = "zy"  # Talk3D builds its own renderer, whose planes are these
@@ -119,3 +119,17 @@ def identity(planes: StoredTensor) -> Tensor:
     if not (repeats == repeats[:1]).all():
         raise UnreadableCheckpoint(f"its {shape[0]} sets of planes differ, so they are not one identity")
     return repeats[0].unflatten(0, (3, -1)).clone()
+
+
+def latent(found: StoredTensor) -> Tensor:
+    """A person's latent ``[D]`` from ``inversion_w_person.pt`` ``[1, D]``.
+
+    Raises:
+        UnreadableCheckpoint: If it holds several, or numbers that are not finite.
+    """
+    w = found.load().float().flatten()
+    if len(found.shape) == 2 and found.shape[0] != 1:
+        raise UnreadableCheckpoint(f"a tensor of shape {list(found.shape)} holds {found.shape[0]} latents, not one")
+    if not w.isfinite().all():
+        raise UnreadableCheckpoint("its latent has numbers that are not finite")
+    return w

@@ -272,6 +272,25 @@ class TestWork:
         assert dense > 3.2 * once
 
 
+class TestWidth:
+    def test_is_twice_the_channels_by_default_as_published(self, semantics):
+        assert make(semantics).options == make(semantics, width=8).options
+
+    def test_levels_double_it(self, semantics):
+        unet = make(semantics, width=16)
+        tokens, planes = inputs(unet)
+        found = unet.encode(planes)
+        assert [part.shape[2] for part in (found.half, found.quarter, found.eighth)] == [16, 32, 64]
+        assert unet(tokens, found).shape == (3, 3, 4, 16, 16)
+
+    def test_options_carry_it(self, semantics):
+        unet = make(semantics, width=16)
+        again = DeltaUNet(**unet.options).double()
+        again.load_state_dict(unet.state_dict())
+        tokens, planes = inputs(unet)
+        assert torch.equal(again(tokens, planes), unet(tokens, planes))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -279,6 +298,7 @@ class TestWork:
         ({"semantics": "fixed"}, r"semantics must be 'aligned' or 'published', got 'fixed'"),
         ({"channels": 6}, r"channels must be a multiple of 4, and resolution of 8, got 6 and 16"),
         ({"resolution": 20}, r"channels must be a multiple of 4, and resolution of 8, got 4 and 20"),
+        ({"width": 12}, r"width must be a multiple of 8, got 12"),
         ({"resolution": 0}, r"channels must be a multiple of 4, and resolution of 8, got 4 and 0"),
     ],
 )

@@ -256,7 +256,7 @@ class TestArguments:
     def test_a_picture_depends_on_latent_and_camera_alone(self):
         generator = tiny()
         ws = generator.latents(torch.randn(2, 16), psi=0.7)
-        cameras = generator.config.frontal_camera().expand(2, -1)
+        cameras = generator.config.camera().expand(2, -1)
         before = torch.random.get_rng_state()
         image, view = generator(ws, cameras)
         assert torch.equal(before, torch.random.get_rng_state())
@@ -267,7 +267,7 @@ class TestArguments:
 
     def test_the_frontal_camera_is_the_default_condition(self):
         generator, z = tiny(), torch.randn(2, 16)
-        frontal = generator.config.frontal_camera()
+        frontal = generator.config.camera()
         torch.testing.assert_close(frontal[:16].view(4, 4)[:3, 3], torch.tensor([0, 0, 2.7]), atol=1e-6, rtol=0)
         assert torch.equal(generator.latents(z), generator.latents(z, frontal.expand(2, -1)))
 

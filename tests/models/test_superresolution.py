@@ -54,6 +54,7 @@ def test_folded_golden(size):
         ("4x", 160, 320, [128, 64]),  # this one reduces nothing
         ("8x", 160, 512, [128, 64]),
         ("8xdc", 64, 512, [256, 128]),
+        ("small", 64, 256, [32, 32]),
     ],
 )
 def test_variants(variant, size, resolution, widths):
@@ -118,7 +119,7 @@ def test_low_precision_keeps_the_picture_in_float32(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SuperResolution("3x"), r"variant must be one of 2x, 4x, 8x, 8xdc, got '3x'"),
+        (lambda: SuperResolution("3x"), r"variant must be one of 2x, 4x, 8x, 8xdc, small, got '3x'"),
         (
             lambda: published_2x()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 512)),
             r"features must be \[batch, 32, .* \[1, 3",

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from talk3d import cli
 from talk3d.models.generator import CONFIGS, TriPlaneGenerator
+from talk3d.models.superresolution import VARIANTS, SuperResolution
 from talk3d.testing import assert_golden, golden
 from talk3d.weights import UnreadableCheckpoint, convert, listing, load_generator, read_weights
 from talk3d.weights.eg3d import stored_axes
 from talk3d.weights.files import read_checkpoint
-from talk3d.weights.generator_names import UNUSED, generator_keys
+from talk3d.weights.generator_names import UNUSED, generator_keys, superresolution_of
 
 CONVENTIONS = ("original", "zy", "yz")
 
@@ -304,3 +305,11 @@ def test_command_needs_to_know_what_to_do(tmp_path: Path, capsys):
         cli.main(["convert", str(tmp_path / "network.pkl")])
     assert stop.value.code == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_superresolution_is_told_by_its_sizes(variant):
+    with torch.device("meta"):
+        network = SuperResolution(variant, channels=16, w_dim=24)
+    _, arguments = superresolution_of(network.state_dict())
+    assert arguments == {"variant": variant, "channels": 16, "w_dim": 24}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from talk3d.weights import UnreadableCheckpoint, convert, listing, load_driver, read_weights
+from talk3d.weights import UnreadableCheckpoint, convert, listing, load_driver, load_latent, read_weights
 from talk3d.weights.unet_names import published_encoder_keys, published_keys
 
 
@@ -148,9 +148,19 @@ def test_identity(save, out: Path):
         (torch.ones(2, 4, 2, 2), "is not planes"),
         (torch.ones(2, 3, 2, 3), "is not planes"),
         (torch.ones(0, 3, 2, 2), "is not planes"),
-        (torch.ones(3), r"a tensor of shape \[3\] is not planes"),
+        (torch.ones(1, 2, 3), r"a tensor of shape \[1, 2, 3\] is not planes"),
+        (torch.ones(0), r"a tensor of shape \[0\] is not planes"),
+        (torch.ones(2, 8), "holds 2 latents, not one"),
+        (torch.tensor([[0.0, torch.nan]]), "not finite"),
     ],
 )
 def test_tensors_that_are_no_identity(tensor: Tensor, sentence: str, save, out: Path):
     with pytest.raises(UnreadableCheckpoint, match=sentence):
         convert(save(tensor, "ID_triplane.pt"), out, axes="zy")
+
+
+def test_a_latent(save, out: Path):
+    w = torch.randn(1, 8)
+    weights = convert(save(w, "inversion_w_person.pt"), out)
+    assert weights.kind == "latent"
+    assert torch.equal(load_latent(out), w[0])

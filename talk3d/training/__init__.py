@@ -1,0 +1,1 @@
+"""From a dataset to an avatar: stages, the loop that runs them, checkpoints and losses."""

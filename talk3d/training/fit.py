@@ -1,0 +1,191 @@
+"""``talk3d fit``: from a dataset to an avatar, stage after stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import talk3d
+from talk3d.avatar import Avatar
+from talk3d.data.dataset import Dataset
+from talk3d.models.identity import Identity
+from talk3d.models.superresolution import VARIANTS
+from talk3d.motion import Motion
+from talk3d.training.cameras import CameraTrack
+from talk3d.training.config import FitConfig
+from talk3d.training.config_file import CONFIG, changes, read_config, run_folder, to_dict, write_config
+from talk3d.training.driver import DriverStage
+from talk3d.training.loop import Interrupted, estimate, train
+from talk3d.training.perceptual import Perceptual
+from talk3d.training.record import Recorder
+from talk3d.training.stage import Stage, StageContext
+from talk3d.training.targets import Targets
+
+__all__ = ["fit"]
+
+_RUN = "run.json"
+
+MakeStages = Callable[[StageContext], Sequence[Stage]]
+
+
+def fit(
+    data: Path,
+    out: Path,
+    config: FitConfig,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    identity_stages: MakeStages | None = None,
+) -> dict[str, Any]:
+    """Make an avatar of a dataset.
+
+    Args:
+        data: What ``talk3d prepare`` made.
+        out: The avatar, which must not exist; what is needed to go on lies in :func:`run_folder` beside it.
+        config: Everything that can be set.
+        resume: Go on where a run of the same configuration stopped.
+        quiet: Show nothing on the terminal.
+        identity_stages: Makes the stages before the driver; by default those that need the clip alone.
+
+    Returns:
+        Ready for JSON: ``avatar``, ``run``, ``device``, ``seconds``, and the held-out ``figures`` of each stage.
+
+    Raises:
+        ValueError: If the dataset is none or lacks a split, the avatar exists, or there is something else to resume.
+        Interrupted: On Ctrl-C, with how to go on.
+        NotFinite: If a loss is not finite.
+        OSError: If something cannot be written.
+    """
+    start = time.monotonic()
+    dataset = Dataset(data)
+    folder = _open(dataset, out, config, resume=resume)
+    device = _device(config)
+    torch.manual_seed(config.seed)
+    context = _context(dataset, config, device)
+    perceptual = Perceptual(config.run.lpips).to(device)
+    driver = DriverStage(context, perceptual)
+    stages = [*(identity_stages or _identity_stages)(context), driver]
+    recorder = Recorder(folder, quiet=quiet)
+    recorder.say(f"{data}: {len(dataset)} frames; on {_name(device)}; pictures and checkpoints are in {folder}")
+    recorder.say(perceptual.note)
+    figures: dict[str, Any] = {}
+    with recorder:
+        _announce(stages, config, recorder)
+        for stage in stages:
+            try:
+                progress = train(stage, folder, config.run, recorder, seed=config.seed)
+            except Interrupted as stop:
+                raise Interrupted(
+                    f"{stop}; go on with: talk3d fit {_quoted(data)} --out {_quoted(out)} --resume"
+                ) from None
+            figures[stage.name] = progress.figures
+    summary = {"config": to_dict(config), "figures": figures, "seconds": round(time.monotonic() - start, 1)}
+    _save(context, driver.best(folder, config.run.keep), out, summary)
+    recorder.say(f"{out}: done")
+    return {"avatar": str(out), "run": str(folder), "device": str(device), **summary}
+
+
+def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Path:
+    """Check that a run may begin or go on, and write down what it is."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already; name another, or remove it")
+    folder = run_folder(out)
+    about = {"talk3d": talk3d.__version__, "frames": len(dataset), "size": dataset.size, "source": dataset.meta.source}
+    about = json.loads(json.dumps(about))
+    try:
+        before = json.loads((folder / _RUN).read_text())
+    except FileNotFoundError:
+        if resume:
+            raise ValueError(f"there is nothing to resume: {folder} has no {_RUN}") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(config, folder / CONFIG)
+        unfinished = folder / f".{_RUN}"
+        unfinished.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(unfinished, folder / _RUN)
+        return folder
+    if not resume:
+        raise ValueError(f"{folder} holds a run that is not finished: add --resume to go on with it, or remove it")
+    if {**before, "talk3d": None} != {**about, "talk3d": None}:
+        raise ValueError(f"{folder} is a run on another dataset than {dataset.folder}; name another --out")
+    if changed := [name for name in changes(read_config(folder / CONFIG), config) if not name.startswith("run.")]:
+        names = ", ".join(changed)
+        raise ValueError(f"{folder} was begun with other settings: {names}; leave them out, or name another --out")
+    return folder
+
+
+def _context(dataset: Dataset, config: FitConfig, device: torch.device) -> StageContext:
+    camera = dataset.meta.camera
+    scene = config.model.scene(focal=camera.focal, radius=camera.radius, pivot=camera.pivot)
+    shape = VARIANTS[scene.superresolution]
+    targets = Targets(dataset, picture=shape.resolution, view=scene.resolution, cache=config.run.cache, device=device)
+    cameras = CameraTrack(torch.from_numpy(dataset.cameras)).to(device)
+    return StageContext(config, targets, Identity(scene).to(device), cameras)
+
+
+def _identity_stages(context: StageContext) -> Sequence[Stage]:
+    from talk3d.training.identity import IdentityStage
+    from talk3d.training.superresolution import SuperResolutionStage
+
+    stages: list[Stage] = [IdentityStage(context)]
+    if context.config.superresolution.steps:
+        stages.append(SuperResolutionStage(context))
+    return stages
+
+
+def _device(config: FitConfig) -> torch.device:
+    wanted = config.run.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device is cuda, and there is no GPU that torch can use")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"the CPU, {torch.get_num_threads()} threads"
+
+
+def _announce(stages: Sequence[Stage], config: FitConfig, recorder: Recorder) -> None:
+    """Say how long it will take, from trial steps."""
+    seconds = {stage.name: estimate(stage, config.run, seed=config.seed) for stage in stages}
+    parts = ", ".join(f"{name} {_duration(took)}" for name, took in seconds.items())
+    recorder.say(f"About {_duration(sum(seconds.values()))} from the first step to the last: {parts}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _save(context: StageContext, driver: Any, out: Path, summary: dict[str, Any]) -> None:
+    dataset = context.targets.dataset
+    camera, features = dataset.meta.camera, dataset.features_info
+    facts = {
+        "fps": dataset.fps,
+        "features": vars(features),
+        "background": "plate",
+        "source": dataset.meta.source,
+        "crop": {"focal": camera.focal, "pivot": list(camera.pivot), "radius": camera.radius, "size": dataset.size},
+        "training": summary,
+    }
+    identity = context.identity.cpu().requires_grad_(False)
+    motion = Motion(
+        cameras=context.cameras(torch.arange(len(dataset), device=context.cameras.tracked.device)).detach().cpu(),
+        angles=torch.from_numpy(dataset.angles),
+        blink=torch.from_numpy(dataset.blink.mean(1)),
+        landmarks=torch.from_numpy(dataset.face_landmarks),
+        crops=torch.from_numpy(dataset.crops / dataset.size),
+    )
+    plate = torch.from_numpy(dataset.plate.copy())
+    Avatar(identity, driver.cpu(), facts, motion=motion, plate=plate).save(out)

@@ -1,0 +1,215 @@
+"""The loop: runs a stage from where it is to its end, and loses nothing on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from talk3d.training.checkpoint import Checkpoints, Progress
+from talk3d.training.config import RunConfig
+from talk3d.training.record import Recorder
+from talk3d.training.stage import Stage
+
+__all__ = ["Interrupted", "NotFinite", "estimate", "generator_of", "train"]
+
+
+class NotFinite(RuntimeError):
+    """A loss or a gradient is not finite; the message names stage, step, loss and batch."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and has saved where it is; the message says where that is."""
+
+
+def generator_of(seed: int, stage: str, step: int) -> torch.Generator:
+    """The random numbers of one step, whatever came before it."""
+    digest = hashlib.sha256(f"{seed} {stage} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def train(stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, seed: int = 0) -> Progress:
+    """Run a stage to its end; from its last checkpoint, if there is one.
+
+    Args:
+        stage: What to train; its :meth:`Stage.begin` is called.
+        folder: Of the run: checkpoints go to ``checkpoints/NAME``.
+        config: How often to save, and so on.
+        recorder: Where figures and pictures go.
+        seed: Of all random numbers.
+
+    Returns:
+        Where the stage is, at its end.
+
+    Raises:
+        NotFinite: If a loss or the gradient is not finite. The last checkpoint is from before.
+        Interrupted: On Ctrl-C, or where the system asks to stop, after a checkpoint was written.
+        MemoryError: If memory does not suffice.
+        OSError: If a checkpoint cannot be written.
+        ValueError: If a checkpoint cannot be read.
+    """
+    stage.begin()
+    optimizer, modules = stage.optimizer(), stage.modules()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    checkpoints = Checkpoints(folder / "checkpoints" / stage.name, config.keep)
+    progress = checkpoints.load(modules, optimizer) or Progress(0)
+    recorder.begin(stage.name, progress.step, stage.steps)
+    losses = _Losses(stage.name, recorder, config.log_every)
+    with _stop_signals() as stop:
+        for step in range(progress.step, stage.steps):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * stage.rate(step)
+            with _memory(stage.name, step):
+                losses.add(step, _step(stage, step, optimizer, config, seed), stage.batch())
+            recorder.advance(step + 1)
+            is_last = step + 1 == stage.steps
+            is_due = is_last or (step + 1) % config.save_every == 0
+            if is_due or stop.is_set():
+                losses.flush()
+                progress = _save(stage, step + 1, progress, checkpoints, optimizer, recorder, quick=not is_due)
+            if stop.is_set() and not is_last:
+                raise Interrupted(f"stopped after step {step + 1} of {stage.steps} of the stage {stage.name!r}")
+    return progress
+
+
+def estimate(stage: Stage, config: RunConfig, *, seed: int = 0) -> float:
+    """Seconds that a stage will take from its first step: three trial steps, of which nothing stays."""
+    stage.begin()
+    parameters = [p for module in stage.modules().values() for p in module.parameters()]
+    took = []
+    for step in (0, stage.steps // 2, stage.steps // 2 + 1):  # the first one warms up
+        start = time.perf_counter()
+        with _memory(stage.name, step), _precision(parameters[0].device, config):
+            total = torch.stack(list(stage.losses(step, generator_of(seed, stage.name, step)).values())).sum()
+        total.backward()
+        total.item()  # waits for a GPU
+        took.append(time.perf_counter() - start)
+        for parameter in parameters:
+            parameter.grad = None
+    return stage.steps * sum(took[1:]) / 2
+
+
+def _step(stage: Stage, step: int, optimizer: torch.optim.Optimizer, config: RunConfig, seed: int) -> dict[str, Tensor]:
+    """One step; returns its terms, and the norm of the gradient."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    with _precision(parameters[0].device, config):
+        terms = stage.losses(step, generator_of(seed, stage.name, step))
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
+    optimizer.step()
+    stage.stepped(step)
+    return {name: term.detach() for name, term in terms.items()} | {"gradient": norm}
+
+
+def _save(
+    stage: Stage,
+    done: int,
+    before: Progress,
+    checkpoints: Checkpoints,
+    optimizer: torch.optim.Optimizer,
+    recorder: Recorder,
+    *,
+    quick: bool,
+) -> Progress:
+    """Write a checkpoint; unless it shall be quick, also measure and draw."""
+    figures = {} if quick else stage.measure()
+    recorder.figures(stage.name, done, {f"held-out {name}": value for name, value in figures.items()})
+    score = next(iter(figures.values()), None)
+    is_best = score is not None and (before.best is None or score > before.best)
+    progress = Progress(done, score if is_best else before.best, figures or before.figures)
+    checkpoints.save(progress, stage.modules(), optimizer, best=is_best)
+    if not quick:
+        recorder.pictures(stage.name, done, stage.preview())
+    return progress
+
+
+class _Losses:
+    """Keeps the terms of recent steps where they are, so that a GPU is not waited for, and looks at them together."""
+
+    def __init__(self, stage: str, recorder: Recorder, every: int) -> None:
+        self.stage, self.recorder, self.every = stage, recorder, max(every, 1)
+        self._recent: list[tuple[int, list[str], Tensor, str]] = []
+
+    def add(self, step: int, terms: dict[str, Tensor], batch: str) -> None:
+        values = torch.stack([term.float() for term in terms.values()])
+        self._recent.append((step, list(terms), values, batch))
+        # looking costs nothing on a CPU
+        if values.device.type == "cpu":
+            self._check(step, list(terms), values, batch)
+        if len(self._recent) >= self.every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Raise if a recent step was not finite, then log the means.
+
+        Raises:
+            NotFinite: With stage, step, loss and batch.
+        """
+        sums: dict[str, list[float]] = {}
+        for step, names, values, batch in self._recent:
+            for name, value in zip(names, self._check(step, names, values, batch), strict=True):
+                sums.setdefault(name, []).append(value)
+        if self._recent:
+            means = {name: sum(values) / len(values) for name, values in sums.items()}
+            total = sum(value for name, value in means.items() if name != "gradient")
+            self.recorder.figures(self.stage, self._recent[-1][0] + 1, {"loss": total} | means)
+        self._recent.clear()
+
+    def _check(self, step: int, names: list[str], values: Tensor, batch: str) -> list[float]:
+        found: list[float] = values.tolist()
+        bad = [name for name, value in zip(names, found, strict=True) if not math.isfinite(value)]
+        if bad:
+            what = "the gradient" if bad == ["gradient"] else f"the loss {', '.join(n for n in bad if n != 'gradient')}"
+            raise NotFinite(f"{what} of stage {self.stage!r} is not finite in step {step}, which saw {batch}")
+        return found
+
+
+@contextmanager
+def _precision(device: torch.device, config: RunConfig) -> Iterator[None]:
+    low = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, torch.bfloat16, enabled=low):
+        yield
+
+
+@contextmanager
+def _memory(stage: str, step: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not out_of_memory and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"memory does not suffice for step {step} of stage {stage!r}: choose a smaller preset, or a smaller batch"
+        ) from error
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and the system's wish into an event; the second one is not waited for."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""The perceptual loss: LPIPS with local weights, or structural similarity and edges."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from talk3d.training import losses
+
+__all__ = ["Perceptual"]
+
+
+class Perceptual(nn.Module):
+    """Compares pictures as people do.
+
+    LPIPS (Zhang et al. 2018) with the trunk AlexNet, if its weights are given; nothing is downloaded. Otherwise
+    1 - MS-SSIM and half the difference of edges, on pictures of at most 128 pixels: finer scales hardly count for
+    structural similarity, and cost most.
+
+    Args:
+        weights: State dict of torchvision's AlexNet, of which the ``features`` are used; None for no LPIPS.
+
+    Attributes:
+        note: What is used, in a sentence.
+
+    Raises:
+        ValueError: If there are no such weights in the file, or the package ``lpips`` is missing.
+    """
+
+    def __init__(self, weights: Path | None = None) -> None:
+        super().__init__()
+        self.lpips: nn.Module | None = None if weights is None else _lpips(weights)
+        self.note = (
+            "The perceptual loss is MS-SSIM and edges: LPIPS needs the weights of AlexNet, and run.lpips names none."
+            if weights is None
+            else f"The perceptual loss is LPIPS, with the weights of {weights}."
+        )
+
+    def forward(
+        self, found: Float[Tensor, "batch 3 height width"], target: Float[Tensor, "batch 3 height width"]
+    ) -> Tensor:
+        """Mean over the frames."""
+        if self.lpips is not None:
+            distance: Tensor = self.lpips(found, target)
+            return distance.mean()
+        while found.shape[-1] > 128:
+            found, target = avg_pool2d(found, 2), avg_pool2d(target, 2)
+        return losses.ms_ssim(found, target) + 0.5 * losses.edges(found, target)
+
+
+def _lpips(weights: Path) -> nn.Module:
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError("LPIPS needs the package lpips: pip install 'talk3d[perceptual]'") from None
+    network: nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        trunk = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
+        for name, parameter in network.net.named_parameters():
+            parameter.data.copy_(trunk[name.split(".", 1)[1]])  # lpips cuts the trunk into slices, and keeps numbers
+    except (OSError, KeyError, RuntimeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{weights} does not hold the weights of torchvision's AlexNet: {error}") from None
+    return network.eval().requires_grad_(False)

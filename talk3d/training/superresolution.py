@@ -1,0 +1,127 @@
+"""The super-resolution stage: from rendered features to the picture, planes and decoder frozen."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from talk3d.models.compositing import composite
+from talk3d.models.scene import View
+from talk3d.training import losses
+from talk3d.training.pictures import grid, pixels
+from talk3d.training.stage import StageContext
+from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_color, spread
+
+__all__ = ["SuperResolutionStage"]
+
+_FINAL_RATE = 0.1
+_MOVING = 0.1  # what lips and lids count: a person at rest does not have those of the frame
+_EDGES = 0.5  # weight of the picture's differences: without them, what is not certain is blurred
+_TIMES = 4  # that a frame is seen
+_MEASURED, _SHOWN = 8, 3  # held-out frames
+
+
+class SuperResolutionStage:
+    """Trains super-resolution; see :class:`talk3d.training.stage.Stage`.
+
+    Nothing else moves, so each frame's view is rendered once and kept.
+
+    Args:
+        context: What stages share.
+    """
+
+    name = "superresolution"
+
+    def __init__(self, context: StageContext) -> None:
+        self.context, self.config = context, context.config.superresolution
+        self.steps = self.config.steps
+        # each several times, from all over the clip: their views are rendered but once
+        count = max(self.steps * self.config.batch // _TIMES, self.config.batch)
+        self._frames = spread(context.targets.frames("train"), count)
+        self._held_out = context.targets.frames("val")
+        resolution, channels = context.identity.config.resolution, context.identity.config.plane_channels
+        self._room = max(context.config.run.cache * 2**20 // (resolution**2 * (channels + 2) * 4), 1)
+        self._views: OrderedDict[int, View] = OrderedDict()
+        self._seen = ""
+
+    def begin(self) -> None:
+        """Freeze the rest, and forget views of planes that have changed since."""
+        self.context.identity.requires_grad_(False)
+        self.context.identity.superresolution.requires_grad_(True)
+        self.context.cameras.requires_grad_(False)
+        self._views.clear()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Super-resolution alone."""
+        return {"superresolution": self.context.identity.superresolution}
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(
+            self.context.identity.superresolution.parameters(), lr=self.config.rate, betas=(0.9, 0.99)
+        )
+
+    def rate(self, step: int) -> float:
+        """A cosine to a tenth."""
+        return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * step / max(self.steps, 1))) / 2
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Absolute difference of pictures and of their edges; lips and lids count a tenth."""
+        context = self.context
+        indices = in_turn(self._frames, self.config.batch, step, context.config.seed)
+        self._seen = f"frames {', '.join(map(str, indices))}"
+        target = context.targets(indices)
+        if torch.rand((), generator=generator) < 0.5:
+            target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
+        image = self._picture(target)
+        moving = target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
+        # towards the frame itself where it does not count: so that a difference of neighbours is none there either
+        share = 1 - (1 - _MOVING) * moving
+        wanted = image.detach() + share * (target.image - image.detach())
+        return {"l1": losses.l1(image, wanted), "edges": _EDGES * losses.edges(image, wanted)}
+
+    def batch(self) -> str:
+        """The frames."""
+        return self._seen
+
+    def stepped(self, step: int) -> None:
+        """Nothing."""
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Faces of held-out frames, but for lips and lids."""
+        ratios = []
+        for index in spread(self._held_out, _MEASURED):
+            target = self.context.targets([index])
+            still = 1 - target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
+            ratios.append(losses.psnr(self._picture(target), target.image, still * target.regions[:, FACE, None]))
+        return {"psnr": torch.stack(ratios).mean().item()}
+
+    @torch.no_grad()
+    def preview(self) -> dict[str, Tensor]:
+        """Held-out frames, and renders."""
+        targets = [self.context.targets([index]) for index in spread(self._held_out, _SHOWN)]
+        rows = [[pixels(target.image[0]), pixels(self._picture(target)[0])] for target in targets]
+        return {"superresolution": grid(rows)}
+
+    def _picture(self, target: Target) -> Tensor:
+        """Super-resolved views of frames over their plates."""
+        view = View(*(torch.cat(part) for part in zip(*map(self._view, target.index.tolist()), strict=True)))
+        return composite(self.context.identity.enlarge(view), view.weight, target.plate)
+
+    def _view(self, index: int) -> View:
+        """A frame's view, rendered when it is wanted first."""
+        if index in self._views:
+            self._views.move_to_end(index)
+            return self._views[index]
+        identity = self.context.identity
+        with torch.no_grad():
+            camera = self.context.cameras(torch.tensor([index], device=self.context.device))
+            view = identity.render(identity.planes, camera)
+        self._views[index] = view
+        if len(self._views) > self._room:
+            self._views.popitem(last=False)
+        return view
