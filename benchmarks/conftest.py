@@ -19,6 +19,7 @@ import gates  # noqa: E402
 import ledger  # noqa: E402
 from cases import CASES  # noqa: E402
 from report import Report, busy  # noqa: E402
+from talk3d.memory import keep_freed_memory  # noqa: E402
 
 _REPORT = pytest.StashKey[Report]()
 
@@ -43,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if option.quick and not option.gates:
         rows = [replace(gate, at_least=None, aim=None) for gate in rows]
     torch.set_num_threads(option.threads)
+    keep_freed_memory()  # for both sides, as talk3d's commands do
     config.stash[_REPORT] = Report(
         impl=option.impl, threads=option.threads, quick=option.quick, gates=rows, warning=busy(option.threads)
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from cases import Run, Tensors
+from case import Run, Tensors
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from cases import CASES, FULL, QUICK, Run, Size, Tensors
+from case import FULL, QUICK, Run, Size, Tensors
+from cases import CASES
 
 RESOLUTION = 2**20  # bytes; the kernel counts pages in batches for each thread, and less than this is not told apart
 

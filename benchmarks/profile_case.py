@@ -11,7 +11,8 @@ import torch
 import tyro
 from torch.profiler import ProfilerActivity, profile
 
-from cases import CASES, FULL, INPUT_SETS, QUICK
+from case import FULL, INPUT_SETS, QUICK
+from cases import CASES
 
 
 def main(

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from talk3d.backdrop import Backdrop
+from talk3d.cameras import TALK3D_FOCAL, TALK3D_PIVOT
 from talk3d.models.baked import Baked
 from talk3d.models.driver import Driver
 from talk3d.models.encoders import Conditions
 from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, SceneConfig
+from talk3d.motion import FPS, Motion, imagine, ping_pong
+from talk3d.ops.triplane import Axes
+from talk3d.weights.convert import convert
 from talk3d.weights.load import fact, filled, filled_driver, load_driver, load_generator, load_latent
 from talk3d.weights.store import Weights, read_weights, write_weights
 
-__all__ = ["Avatar"]
+__all__ = ["Avatar", "BakedAvatar", "convert_avatar"]
 
 
 class Avatar(nn.Module):
@@ -28,8 +38,11 @@ class Avatar(nn.Module):
         identity: Planes, decoder, super-resolution.
         driver: Speech and head to delta planes; without one the avatar shows the person at rest. A super-resolution
             that was tuned with it moves to the identity, in place of its own.
-        facts: What the weights do not say and nothing here reads, such as the speech features that the driver wants.
-            Ready for JSON; saved beside the weights.
+        facts: What the weights do not say, ready for JSON; saved beside them. ``"features"`` are the fields of
+            :class:`talk3d.audio.FeaturesInfo`: the speech features that the driver wants.
+        motion: How the head moved in the clip; rendering borrows from it. Without one, a quiet motion is made up.
+        plate: The clip's background, uint8 ``[Hs, Ws, 3]``, for an identity whose volume holds the person alone. None
+            if the volume holds the background too, as EG3D's does.
 
     Raises:
         ValueError: If identity and driver do not fit each other.
@@ -38,12 +51,18 @@ class Avatar(nn.Module):
         >>> avatar = Avatar.load("avatars/ada")                         # doctest: +SKIP
         >>> baked = avatar.bake()                                       # doctest: +SKIP
         >>> tokens = baked.tokens(features, conditions)                 # doctest: +SKIP
-        >>> baked.render(tokens[:1], cameras[:1]).image.shape           # doctest: +SKIP
+        >>> baked.frames(tokens[:1], cameras[:1]).image.shape           # doctest: +SKIP
         torch.Size([1, 3, 512, 512])
     """
 
     def __init__(
-        self, identity: Identity, driver: Driver | None = None, facts: Mapping[str, Any] | None = None
+        self,
+        identity: Identity,
+        driver: Driver | None = None,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        motion: Motion | None = None,
+        plate: UInt8[Tensor, "height width 3"] | None = None,
     ) -> None:
         super().__init__()
         if driver is not None:
@@ -58,6 +77,7 @@ class Avatar(nn.Module):
                 identity.adopt(driver.superresolution)
                 driver.superresolution = None
         self.identity, self.driver, self.facts = identity, driver, dict(facts or {})
+        self.motion, self.plate = motion, plate
 
     @classmethod
     def load(
@@ -86,7 +106,16 @@ class Avatar(nn.Module):
         weights = read_weights(folder, "avatar")
         identity = filled(Identity(SceneConfig.from_dict(fact(folder, weights, "scene"))), weights, "identity", folder)
         moved = filled_driver(weights, folder) if "networks" in weights.facts else None
-        return cls(identity, moved, fact(folder, weights, "facts")).eval()
+        motion = weights.parts.get("motion")
+        if motion is not None and motion.keys() != set(Motion._fields):
+            raise ValueError(f"{folder / 'motion.safetensors'} is damaged: it holds {', '.join(sorted(motion))}")
+        return cls(
+            identity,
+            moved,
+            fact(folder, weights, "facts"),
+            motion=None if motion is None else Motion(**motion),
+            plate=weights.parts.get("plate", {}).get("plate"),
+        ).eval()
 
     def save(self, folder: Path | str) -> None:
         """Write a folder of safetensors and JSON, which appears whole or not at all.
@@ -94,7 +123,11 @@ class Avatar(nn.Module):
         Raises:
             ValueError: If the folder exists and is not empty.
         """
-        parts = {"identity": self.identity.state_dict()}
+        parts: dict[str, dict[str, Tensor]] = {"identity": self.identity.state_dict()}
+        if self.motion is not None:
+            parts["motion"] = self.motion._asdict()
+        if self.plate is not None:
+            parts["plate"] = {"plate": self.plate}
         facts: dict[str, Any] = {"scene": self.identity.config.to_dict(), "facts": self.facts}
         if self.driver is not None:
             parts |= {name: network.state_dict() for name, network in self.driver.named_children()}
@@ -122,6 +155,145 @@ class Avatar(nn.Module):
         planes = self.identity.planes
         return self.identity(cameras, planes + self.driver(features, conditions, planes))
 
-    def bake(self, dtype: torch.dtype = torch.float32, *, device: torch.device | str | None = None) -> Baked:
+    def bake(self, dtype: torch.dtype = torch.float32, *, device: torch.device | str | None = None) -> BakedAvatar:
         """Prepare for rendering; see :class:`talk3d.models.baked.Baked`."""
-        return Baked(self.identity, self.driver, dtype=dtype, device=device)
+        return BakedAvatar(self, dtype=dtype, device=device)
+
+
+class BakedAvatar(Baked):
+    """A baked identity that knows how its head moved, and what was behind it."""
+
+    def __init__(
+        self, avatar: Avatar, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__(avatar.identity, avatar.driver, dtype=dtype, device=device)
+        self.facts, self.motion, self.plate = avatar.facts, avatar.motion, avatar.plate
+
+    def moves(self, frames: range) -> Motion:
+        """How the head moves in frames: as in its clip, forth and back; or, without one, as is made up."""
+        if self.motion is not None:
+            return self.motion.at(ping_pong(frames, len(self.motion.blink)))
+        return imagine(frames, focal=self.config.focal, radius=self.config.radius, pivot=self.config.pivot)
+
+    def encode_speech(self, audio: Path | str, out: Path) -> int:
+        """Write the speech features of a sound file, which the driver of this avatar wants.
+
+        Args:
+            audio: Any file that FFmpeg reads.
+            out: The ``.npy`` file to write, ``[N, 16, F]``.
+
+        Returns:
+            N, frames from the beginning to the end of the sound, the last one perhaps beyond it.
+
+        Raises:
+            ValueError: If the file has no sound, or less than a frame of it, or the avatar does not say what it wants.
+        """
+        from talk3d.audio import FeaturesInfo, decode_sound, encode_speech  # which need libraries that frames do not
+
+        if "features" not in self.facts:
+            raise ValueError("this avatar does not say which speech features it listens to")
+        with tempfile.TemporaryDirectory() as folder:
+            wav = Path(folder, "speech.wav")
+            sound = decode_sound(Path(audio), wav)
+            if sound is None:
+                raise ValueError(f"{audio} has no sound")
+            if sound.seconds < 1 / FPS:
+                raise ValueError(f"{audio} is too short: {1000 * sound.seconds:.0f} ms, and one frame takes 40 ms")
+            frames = math.ceil(sound.seconds * FPS - 1e-6)
+            encode_speech(wav, out, frames, like=FeaturesInfo(**self.facts["features"]))
+        return frames
+
+    def render(
+        self,
+        audio: Path | str,
+        camera: Float[Tensor, "frame 25"] | Float[Tensor, " 25"] | None = None,
+        *,
+        batch: int = 1,
+    ) -> Iterator[UInt8[Tensor, "height width 3"]]:
+        """Render the person speaking, frame by frame, 25 a second.
+
+        Args:
+            audio: Any file that FFmpeg reads.
+            camera: Camera vectors that are gone through again and again, or one that stands still; by default the
+                camera of the clip.
+            batch: Frames at a time.
+
+        Yields:
+            Pictures ``[H, W, 3]``, 0 to 255, before the clip's background if the avatar has one.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "features.npy")
+            count = self.encode_speech(audio, file)
+            features = np.load(file, mmap_mode="r")
+            for start in range(0, count, batch):
+                frames = range(start, min(start + batch, count))
+                yield from self.compose(self.speak(features, frames, camera), self.behind(frames)).cpu()
+
+    def speak(
+        self,
+        features: NDArray[np.float32],
+        frames: range,
+        camera: Tensor | None = None,
+        *,
+        resolution: int | None = None,
+    ) -> Generated:
+        """Render frames of a speech whose features ``[N, 16, F]`` are there; see :meth:`render`."""
+        from talk3d.audio import windows
+
+        moves = self.moves(frames)
+        heard = torch.from_numpy(windows(features, frames))
+        tokens = self.tokens(heard, Conditions(moves.blink, moves.angles, moves.landmarks))
+        if camera is None:
+            cameras = moves.cameras
+        else:
+            cameras = camera.expand(len(frames), -1) if camera.ndim == 1 else camera[[f % len(camera) for f in frames]]
+        return self.frames(tokens, cameras, resolution=resolution)
+
+    def behind(self, frames: range) -> Float[Tensor, "frame 3 side side"] | None:
+        """What the clip's crops show behind the person; None if the volume holds that."""
+        if self.plate is None:
+            return None
+        moves = self.moves(frames)
+        backdrop = Backdrop(self.plate, moves.crops, self.side)
+        return torch.stack([backdrop(frame) for frame in range(len(frames))])
+
+
+def convert_avatar(
+    generator: Path,
+    out: Path,
+    *,
+    driver: Path | None = None,
+    latent: Path | None = None,
+    axes: Axes | None = None,
+) -> tuple[Avatar, list[str]]:
+    """Make an avatar of published checkpoints, and run nothing of them.
+
+    Args:
+        generator: A generator, such as Talk3D's ``G_tune.pkl``; see :func:`talk3d.weights.convert`.
+        out: The folder to write. It must not exist, or be empty.
+        driver: Talk3D's ``.pt``. With it, the frontal camera is Talk3D's, in whose crops it was trained.
+        latent: The person's latent, ``inversion_w_person.pt``; by default the generator's mean.
+        axes: The convention of the generator's planes, where the file does not say it.
+
+    Returns:
+        The avatar, and sentences on what was left out or assumed.
+
+    Raises:
+        ValueError: If a file cannot be converted, the parts do not fit, or the folder is not empty.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {"generator": generator, "driver": driver, "latent": latent}
+        parts, notes = {}, []
+        for name, source in sources.items():
+            if source is not None:
+                parts[name] = Path(folder, name)
+                found = convert(source, parts[name], axes=axes if name == "generator" else None)
+                if found.kind != name:
+                    raise ValueError(f"{source} holds the weights of a {found.kind}, not of a {name}")
+                notes += found.facts["notes"]
+        avatar = Avatar.load(parts["generator"], driver=parts.get("driver"), w=parts.get("latent"))
+    if driver is not None:
+        avatar.identity.config = replace(avatar.identity.config, focal=TALK3D_FOCAL, pivot=TALK3D_PIVOT)
+    avatar.facts = {name: source.name for name, source in sources.items() if source is not None}
+    avatar.save(out)
+    return avatar, notes

@@ -31,6 +31,12 @@ class Convert:
     axes: Literal["original", "zy", "yz"] | None = None
     """The convention of the planes, where the checkpoint does not say it."""
 
+    driver: Path | None = None
+    """With a generator: Talk3D's .pt that moves it. What is written is an avatar then."""
+
+    latent: Path | None = None
+    """With a generator: the person's latent (inversion_w_person.pt). What is written is an avatar then."""
+
     list: bool = False
     """Print what the checkpoint holds instead."""
 
@@ -43,6 +49,11 @@ class Convert:
 
         if self.list:
             show.show_listing(self.source, as_json=self.json)
+        elif self.out and (self.driver or self.latent):
+            from talk3d.avatar import convert_avatar
+
+            _, notes = convert_avatar(self.source, self.out, driver=self.driver, latent=self.latent, axes=self.axes)
+            show.show_written(self.out, "avatar", notes, as_json=self.json)
         elif self.out:
             show.show_conversion(self.source, self.out, self.axes, as_json=self.json)
         else:
@@ -62,6 +73,97 @@ class Demo:
         from talk3d import demo
 
         demo.main(self.out)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare an avatar with the frames of a dataset, and write a report: numbers, curves, pictures."""
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of the avatar."""
+
+    data: tyro.conf.Positional[Path]
+    """The folder of the dataset."""
+
+    out: Path
+    """The folder of the report to write."""
+
+    split: str = "test"
+    """Which frames of the dataset: train, val or test."""
+
+    frames: int | None = None
+    """No more than the first of them."""
+
+    no_views: bool = False
+    """Render no novel views, which take four frames more for each."""
+
+    lpips: Path | None = None
+    """Weights of torchvision's AlexNet (alexnet-owt-7be5be79.pth), for LPIPS."""
+
+    inception: Path | None = None
+    """Weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), for FID."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the networks; planes and renderer stay float32 on a CPU."""
+
+    batch: int = 1
+    """Frames at a time."""
+
+    overwrite: bool = False
+    """Replace a report that exists."""
+
+    json: bool = False
+    """Print the report for machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.evaluation import show
+
+        show.show_evaluation(self)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write an avatar's shape: a mesh with vertex colours, or a sheet of pictures, depth and normals."""
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of an avatar, or of a converted generator, whose average face is taken."""
+
+    mesh: Path | None = None
+    """A .ply, .glb or .obj file to write."""
+
+    views: Path | None = None
+    """A .png file to write: a row for each yaw."""
+
+    latent: Path | None = None
+    """With a generator: the folder of a converted latent."""
+
+    yaws: tuple[float, ...] = (-30.0, 0.0, 30.0)
+    """Where the camera stands for the views, degrees."""
+
+    pitch: float = 0.0
+    """How far up it stands, degrees."""
+
+    resolution: int = 256
+    """Grid points along each side of the mesh's volume."""
+
+    level: float = 10.0
+    """Raw density at the surface of the mesh."""
+
+    def run(self) -> None:
+        """Run the command."""
+        if not (self.mesh or self.views):
+            print("talk3d: export needs --mesh or --views", file=sys.stderr)
+            raise SystemExit(2)
+        from talk3d import Avatar, export
+
+        avatar = Avatar.load(self.avatar, w=self.latent)
+        if self.views:
+            export.export_views(avatar, self.views, self.yaws, self.pitch)
+            print(self.views)
+        if self.mesh:
+            mesh = export.export_mesh(avatar, self.mesh, resolution=self.resolution, level=self.level)
+            print(f"{self.mesh}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles")
 
 
 @dataclass(frozen=True)
@@ -129,6 +231,58 @@ class Prepare:
         show.show_preparation(self.source, self.out, options, as_json=self.json)
 
 
+@dataclass(frozen=True)
+class Render:
+    """Render an avatar speaking: to a video, or to pictures with a transparent background.
+
+    Running it again after a crash or Ctrl-C goes on where it stopped.
+    """
+
+    avatar: tyro.conf.Positional[Path]
+    """The folder of the avatar."""
+
+    audio: Path
+    """The speech: any sound or video file, of any length."""
+
+    out: Path
+    """The video: .mp4; .mov (ProRes 4444) or a name without ending (a folder of PNG files) for transparency."""
+
+    camera: str = "track"
+    """track (as in the clip), orbit[:YAW,PITCH], fixed:YAW,PITCH (degrees), or a .json file with keyframes."""
+
+    background: str = "keep"
+    """keep (the clip's), transparent, a colour #rrggbb, or a picture."""
+
+    paste_back: Path | None = None
+    """The clip that the avatar was made from: put the crop back into its frames."""
+
+    resolution: int | None = None
+    """Side of the video in pixels, by default the avatar's own."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the networks; planes and renderer stay float32 on a CPU."""
+
+    batch: int = 1
+    """Frames at a time."""
+
+    shard: str = "1/1"
+    """i/n: render every n-th chunk from the i-th on; the shard that finds all chunks there joins them."""
+
+    overwrite: bool = False
+    """Replace a video that exists, or the parts of another job of this name."""
+
+    json: bool = False
+    """For machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.memory import keep_freed_memory
+        from talk3d.rendering import show
+
+        keep_freed_memory()
+        show.show_render(self)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong use raises ``SystemExit(2)``, as argparse does."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -136,7 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the defaults of fit depend on its arguments, and on a file
         fit = tyro.conf.subcommand("fit", default=fit_defaults(arguments) if arguments[:1] == ["fit"] else None)
         command = tyro.cli(
-            Annotated[Convert | Demo | Annotated[Fit, fit] | Info | Prepare, tyro.conf.FlagCreatePairsOff],
+            Annotated[
+                Convert | Demo | Evaluate | Export | Annotated[Fit, fit] | Info | Prepare | Render,
+                tyro.conf.FlagCreatePairsOff,
+            ],
             prog="talk3d",
             description="Open 3D talking heads.",
             args=arguments,

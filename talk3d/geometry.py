@@ -1,10 +1,11 @@
-"""Surfaces: a mesh from a density field, and pictures of depth and of normals.
+"""Surfaces: a mesh from a density field.
 
 World units throughout, with y up and the face looking along +z (see :mod:`talk3d.cameras`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-__all__ = ["Mesh", "Query", "depth_picture", "extract_mesh", "normal_picture", "write_mesh"]
+from talk3d.pictures import to_bytes
+
+__all__ = ["Mesh", "Query", "extract_mesh", "write_mesh"]
 
 Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points ``[M, 3]`` -> raw density ``[M]`` (before the softplus of the renderer) and colour ``[M, 3]`` in [0, 1]."""
@@ -85,7 +88,7 @@ def extract_mesh(
     spacing = box_warp / (resolution - 1)
     vertices = (torch.from_numpy(found.copy()) + (margin - 1)) * spacing - box_warp / 2
     colors = torch.cat([query(part.to(device))[1].cpu() for part in vertices.split(POINTS)])
-    return Mesh(vertices, torch.from_numpy(faces.copy()).long(), _bytes(colors))
+    return Mesh(vertices, torch.from_numpy(faces.copy()).long(), to_bytes(colors))
 
 
 def write_mesh(mesh: Mesh, path: Path) -> None:
@@ -101,47 +104,6 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
     import trimesh
 
     made = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), vertex_colors=mesh.colors.numpy(), process=False)
-    made.export(path)
-
-
-def depth_picture(
-    depth: Float[Tensor, "*batch height width"], near: float, far: float
-) -> UInt8[Tensor, "*batch height width"]:
-    """Make depth visible: white at ``near``, black at ``far`` and beyond."""
-    if not near < far:
-        raise ValueError(f"near must be less than far, got {near} and {far}")
-    return _bytes((far - depth) / (far - near))
-
-
-def normal_picture(
-    depth: Float[Tensor, "*batch height width"],
-    origins: Float[Tensor, "*batch height width 3"],
-    directions: Float[Tensor, "*batch height width 3"],
-) -> UInt8[Tensor, "*batch height width 3"]:
-    """Make the surface's orientation visible: red, green and blue are the world's x, y and z, from -1 to 1.
-
-    Args:
-        depth: Distance along each ray, as the renderer gives it.
-        origins: Where the rays start.
-        directions: Unit vectors. The pixels' rows go down and their columns to the right, as
-            :func:`talk3d.cameras.rays` has them.
-
-    Returns:
-        Normals that face the camera, from central differences (one-sided at the edges).
-
-    Raises:
-        ValueError: If the picture is less than 2 pixels wide or high, or shapes differ.
-    """
-    if min(depth.shape[-2:]) < 2 or not origins.shape == directions.shape == (*depth.shape, 3):
-        raise ValueError(
-            f"depth must be [..., H, W] with at least 2 x 2 pixels, origins and directions [..., H, W, 3], "
-            f"got {list(depth.shape)}, {list(origins.shape)} and {list(directions.shape)}"
-        )
-    points = origins + depth[..., None] * directions
-    down, right = torch.gradient(points, dim=(-3, -2))
-    normals = torch.nn.functional.normalize(torch.cross(down, right, dim=-1), dim=-1)
-    return _bytes((normals + 1) / 2)
-
-
-def _bytes(values: Tensor) -> Tensor:
-    return (values.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")  # whose ending tells trimesh the format
+    made.export(beside)
+    os.replace(beside, path)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["assert_as_accurate", "assert_golden", "golden", "head_planes", "outputs_and_gradients"]
+__all__ = ["assert_as_accurate", "assert_golden", "assert_rule", "golden", "head_planes", "outputs_and_gradients"]
 
 
 def golden(name: str) -> dict[str, Tensor]:
@@ -72,6 +72,26 @@ def assert_as_accurate(mine: Sequence[Tensor], plain: Sequence[Tensor], exact: S
             budget = 2 * (p.double() - e).square().mean().sqrt() + slack
             error = (m.double() - e).square().mean().sqrt()
             assert error <= budget, f"result {index}: off by {error:.3g}, at most {budget:.3g} is allowed"
+
+
+def assert_rule(run: Callable[..., Tensor], inputs: Sequence[Tensor], impl: str) -> None:
+    """Assert the accuracy rule for an operator that is twice differentiable.
+
+    Args:
+        run: Called with the inputs and ``impl=``.
+        inputs: All ask for a gradient.
+        impl: What is measured against ``"reference"``: its result, gradients, and the gradients of those.
+    """
+
+    def found(impl: str, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        def run_and_differentiate(*inputs: Tensor) -> tuple[Tensor, ...]:
+            y = run(*inputs, impl=impl)
+            return y, *torch.autograd.grad(y.square().sum() / 2, inputs, create_graph=True)
+
+        return outputs_and_gradients(run_and_differentiate, inputs)
+
+    exact = found("reference", [tensor.detach().double().requires_grad_() for tensor in inputs])
+    assert_as_accurate(found(impl, inputs), found("reference", inputs), exact)
 
 
 def head_planes(batch: int = 1, size: int = 256, *, seed: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -1,4 +1,4 @@
-"""Meshes and pictures against shapes whose surface is known."""
+"""Meshes against shapes whose surface is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from talk3d.geometry import Mesh, depth_picture, extract_mesh, normal_picture, write_mesh
+from talk3d.geometry import Mesh, extract_mesh, write_mesh
 
 RADIUS, CENTER = 0.2, torch.tensor([0.03, -0.02, 0.05])
 
@@ -109,38 +109,3 @@ def test_unknown_ending(mesh: Mesh, tmp_path: Path):
     with pytest.raises(ValueError, match=r"head.stl: .* not .stl"):
         write_mesh(mesh, tmp_path / "head.stl")
     assert not list(tmp_path.iterdir())
-
-
-def rays(size: int) -> tuple[Tensor, Tensor]:
-    """Parallel rays along -z from z = 2: columns go right (+x), rows down (-y)."""
-    steps = torch.linspace(-1, 1, size)
-    y, x = torch.meshgrid(-steps, steps, indexing="ij")
-    return torch.stack([x, y, torch.full_like(x, 2.0)], dim=-1), torch.tensor([0, 0, -1.0]).expand(size, size, 3)
-
-
-def test_normals_of_a_tilted_wall():
-    origins, directions = rays(5)
-    depth = 2 - (0.75 * origins[..., 0])  # z = 0.75 x: the normal is (-0.6, 0, 0.8)
-    expected = torch.tensor([0.2, 0.5, 0.9]) * 255
-    assert torch.equal(normal_picture(depth, origins, directions), expected.round().to(torch.uint8).expand(5, 5, 3))
-
-
-def test_normals_have_the_world_up():
-    origins, directions = rays(3)
-    depth = 2 + (0.75 * origins[..., 1])  # z = -0.75 y: a lying floor, whose normal is (0, 0.6, 0.8)
-    green = normal_picture(depth[None], origins[None], directions[None])[..., 1]
-    assert torch.equal(green, torch.full((1, 3, 3), 204, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("shape", [(1, 5), (5, 4)])
-def test_normals_want_matching_shapes(shape):
-    origins, directions = rays(5)
-    with pytest.raises(ValueError, match="depth must be"):
-        normal_picture(torch.ones(shape), origins, directions)
-
-
-def test_depth_is_white_when_near():
-    depth = torch.tensor([[2.0, 2.5, 3.0, 4.0, math.inf, math.nan]])
-    assert depth_picture(depth, 2.0, 3.0).tolist() == [[255, 128, 0, 0, 0, 0]]
-    with pytest.raises(ValueError, match="near must be less"):
-        depth_picture(depth, 3.0, 2.0)

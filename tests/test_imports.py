@@ -45,6 +45,19 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     )
 
 
+def test_synthetic_clip_is_light_until_it_is_made(tmp_path: Path):
+    fresh(
+        """
+import sys
+from talk3d.data import synthetic
+from talk3d.data.synthetic import motion, speech
+heavy = {"av", "mediapipe", "numba", "soundfile"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+""",
+        tmp_path,
+    )
+
+
 def test_without_triton(tmp_path: Path):
     fresh(
         """

@@ -84,6 +84,7 @@ def test_wheel_holds_the_package_alone(installed):
     tops = {name.split("/")[0] for name in files(installed) if not name.endswith("bin/talk3d")}
     assert {top.split("-")[0] for top in tops} == {"talk3d"}
     assert {"talk3d/py.typed", "talk3d/kernels/triplane.py", "talk3d/reference/volume.py"} <= set(files(installed))
+    assert {f"talk3d/data/assets/speech_talk.{suffix}" for suffix in ("flac", "json")} <= set(files(installed))
     assert any(name.endswith("licenses/LICENSE") for name in files(installed))
 
 
@@ -175,5 +176,5 @@ def test_sdist_holds_all_that_a_build_needs(installed, tree, tmp_path):
     sources = [path for folder in ("csrc", "kernels", "talk3d") for path in (tree / folder).rglob("*")]
     needed = {path.relative_to(tree).as_posix() for path in sources if path.suffix in (".h", ".cpp", ".cu", ".py")}
     assert needed <= names
-    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "talk3d/data/assets/speech_talk.flac"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

@@ -21,6 +21,11 @@ namespace talk3d {
 // bits.
 constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
 
+// A number of eight bits of mantissa: the upper half of a float. Lanes load and store it, and never compute with it.
+struct Bf16 {
+  uint16_t bits;
+};
+
 // min and max return the second operand where one is NaN, as the vector instructions do: max(x, low) cleans a NaN,
 // max(low, x) keeps it.
 struct Lane {
@@ -32,7 +37,19 @@ struct Lane {
   Lane() = default;
   TALK3D_HD Lane(float value) : v(value) {}
   TALK3D_HD static Lane load(const float* from) { return *from; }
+  TALK3D_HD static Lane load(const Bf16* from) {
+    const uint32_t bits = uint32_t(from->bits) << 16;
+    Lane a;
+    memcpy(&a.v, &bits, sizeof bits);
+    return a;
+  }
   TALK3D_HD void store(float* to) const { *to = v; }
+  TALK3D_HD void store(Bf16* to) const {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    // to the nearest, ties to even; the addition would carry some NaNs to infinity
+    to->bits = v == v ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
+  }
   TALK3D_HD static Lane ramp(float first) { return first; }
   TALK3D_HD static void store(int32_t* to, Int value) { *to = value; }
 };
@@ -79,7 +96,20 @@ struct Lanes8 {
   TALK3D_HD Lanes8(__m256 value) : v(value) {}
   TALK3D_HD Lanes8(float value) : v(_mm256_set1_ps(value)) {}
   TALK3D_HD static Lanes8 load(const float* from) { return _mm256_loadu_ps(from); }
+  TALK3D_HD static Lanes8 load(const Bf16* from) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
   TALK3D_HD void store(float* to) const { _mm256_storeu_ps(to, v); }
+  TALK3D_HD void store(Bf16* to) const {
+    const __m256i bits = _mm256_castps_si256(v), upper = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i found = _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), _mm256_set1_epi32(0x7fc0), is_nan);
+    const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(found), _mm256_extracti128_si256(found, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
+  }
   TALK3D_HD static Lanes8 ramp(float first) {
     return _mm256_add_ps(_mm256_set1_ps(first), _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7));
   }
@@ -123,7 +153,19 @@ struct Lanes16 {
   TALK3D_HD Lanes16(__m512 value) : v(value) {}
   TALK3D_HD Lanes16(float value) : v(_mm512_set1_ps(value)) {}
   TALK3D_HD static Lanes16 load(const float* from) { return _mm512_loadu_ps(from); }
+  TALK3D_HD static Lanes16 load(const Bf16* from) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
   TALK3D_HD void store(float* to) const { _mm512_storeu_ps(to, v); }
+  TALK3D_HD void store(Bf16* to) const {
+    const __m512i bits = _mm512_castps_si512(v), upper = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i found = _mm512_mask_set1_epi32(_mm512_srli_epi32(sum, 16), is_nan, 0x7fc0);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(found));
+  }
   TALK3D_HD static Lanes16 ramp(float first) {
     return _mm512_add_ps(_mm512_set1_ps(first), _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from talk3d.audio import logmel, pretrained
 
-__all__ = ["STEPS", "Encoder", "FeaturesInfo", "encode_speech", "write_windows"]
+__all__ = ["STEPS", "Encoder", "FeaturesInfo", "encode_speech", "windows", "write_array", "write_windows"]
+
+_BEFORE, _AFTER = 4, 3  # frames that a speech token hears around its own
 
 Encoder = Literal["logmel", "wav2vec2", "hubert"]
 STEPS = 16  # around a frame: frame i hears steps 2i - 8 to 2i + 7
@@ -39,7 +41,12 @@ class FeaturesInfo:
 
 
 def encode_speech(
-    wav: Path, out: Path, frames: int, encoder: Encoder = "logmel", *, like: FeaturesInfo | None = None,
+    wav: Path,
+    out: Path,
+    frames: int,
+    encoder: Encoder = "logmel",
+    *,
+    like: FeaturesInfo | None = None,
     model: str | None = None,
 ) -> FeaturesInfo:
     """Encode speech once, and write each frame's window.
@@ -80,12 +87,29 @@ def encode_speech(
     return FeaturesInfo(encoder, width, mean, scale, None if encoder == "logmel" else model)
 
 
+def windows(features: NDArray[np.float32], frames: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+    """Gather what speech tokens hear: ``[N, 16, F]`` to ``[len(frames), 8, 16, F]``, four frames before to three after.
+
+    Frames before the first and after the last are zero.
+    """
+    around = np.asarray(frames)[:, None] + np.arange(-_BEFORE, _AFTER + 1)
+    heard: NDArray[np.float32] = features[around.clip(0, len(features) - 1)]
+    heard[(around < 0) | (around >= len(features))] = 0
+    return heard
+
+
+def write_array(out: Path, windows: NDArray[np.floating[Any]]) -> None:
+    """Write windows ``[frames, 16, F]`` that are there already, such as a mapped ``aud_eo.npy``."""
+    with out.open("wb") as file:
+        _write_header(file, windows.shape)
+        for begin in range(0, len(windows), _PIECE):
+            file.write(np.ascontiguousarray(windows[begin : begin + _PIECE], np.float32).tobytes())
+
+
 def write_windows(out: Path, frames: int, width: int, pieces: Iterator[NDArray[np.float32]]) -> None:
     """Write windows of pieces of steps: the piece for frames a to b - 1 holds steps 2a - 8 to 2b + 5 as they exist."""
     with out.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f4", "fortran_order": False, "shape": (frames, STEPS, width)}
-        )
+        _write_header(file, (frames, STEPS, width))
         for begin, piece in zip(range(0, frames, _PIECE), pieces, strict=True):
             end = min(begin + _PIECE, frames)
             wanted = 2 * (end - begin - 1) + STEPS
@@ -94,6 +118,10 @@ def write_windows(out: Path, frames: int, width: int, pieces: Iterator[NDArray[n
             padded[before : before + len(piece)] = piece[: wanted - before]
             windows = np.lib.stride_tricks.sliding_window_view(padded, STEPS, axis=0)[::2]
             file.write(np.ascontiguousarray(windows.transpose(0, 2, 1)).tobytes())
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def _needed(frames: int, steps: int) -> Iterator[tuple[int, int]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import soundfile
     from av.container import InputContainer
 
 __all__ = ["RATE", "Sound", "decode_sound", "has_sound", "read_blocks"]
@@ -30,7 +30,7 @@ class Sound:
         rate: Samples a second in the file.
         channels: How many there are in the file; their mean is taken.
         broken: Whether the file breaks off before its end.
-        more: Whether the sound goes on beyond the length that was asked for.
+        more: Seconds of sound beyond the length that was asked for, as the file states them.
     """
 
     seconds: float
@@ -38,7 +38,7 @@ class Sound:
     rate: int
     channels: int
     broken: bool
-    more: bool
+    more: float
 
 
 def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | None = None) -> Sound | None:
@@ -58,6 +58,7 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         ValueError: If the file cannot be read at all.
     """
     import av
+    import soundfile  # datasets are read where it is not installed
 
     with _open(path) as container, soundfile.SoundFile(out, "w", RATE, 1, "PCM_16") as wav:
         if not container.streams.audio:
@@ -65,7 +66,7 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         stream = container.streams.audio[0]
         sound = _Writer(wav, None if seconds is None else round(seconds * RATE))
         resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=RATE)
-        broken = more = False
+        broken = False
         first = True
         try:
             for frame in container.decode(stream):
@@ -75,7 +76,6 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
                 for part in resampler.resample(frame):
                     sound.write(part.to_ndarray().mean(0))
                 if sound.full:
-                    more = True
                     break
             else:
                 for part in resampler.resample(None):
@@ -83,13 +83,14 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         except av.error.FFmpegError:
             broken = True
         sound.finish()
+        ends = float(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0)) - start
         return Sound(
             seconds=sound.heard / RATE,
             loudness=float(10 * np.log10(max(sound.energy / max(sound.heard, 1), 1e-12))),
             rate=stream.codec_context.sample_rate,
             channels=stream.codec_context.channels,
             broken=broken,
-            more=more,
+            more=max(ends - sound.written / RATE, 0.0),
         )
 
 
@@ -109,6 +110,8 @@ def read_blocks(path: Path, block: int = _BLOCK, context: int = 0) -> Iterator[N
     Yields:
         ``[context + block + context]`` samples; the last block may be shorter.
     """
+    import soundfile
+
     with soundfile.SoundFile(path) as wav:
         for begin in range(0, wav.frames, block):
             end = min(begin + block, wav.frames)

@@ -32,9 +32,8 @@ def log_mel(path: Path) -> Iterator[NDArray[np.float32]]:
 
     bank = librosa.filters.mel(sr=RATE, n_fft=_WINDOW, n_mels=BANDS, fmin=_LOWEST, fmax=_HIGHEST)
     for block in read_blocks(path, block=3000 * _HOP, context=_WINDOW // 2):
-        if len(block) % _HOP:  # so that a step that begins within the sound is whole
-            block = np.pad(block, (0, _HOP - len(block) % _HOP))
-        spectra = np.abs(librosa.stft(block, n_fft=_WINDOW, hop_length=_HOP, center=False))
+        samples = len(block) - _WINDOW
+        whole = np.pad(block, (0, -samples % _HOP))  # a step that begins within the sound is one
+        spectra = np.abs(librosa.stft(whole, n_fft=_WINDOW, hop_length=_HOP, center=False))
         steps = np.log10(np.maximum(bank @ spectra, _FLOOR)).T
-        samples = len(block) - 2 * (_WINDOW // 2)
         yield steps[: -(-samples // _HOP)].astype(np.float32)

@@ -63,5 +63,3 @@ def _load(kind: str, name: str) -> torch.nn.Module:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name} cannot be loaded as a {kind} model: {reason}") from None
     return network.eval()
-
-

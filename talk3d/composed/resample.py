@@ -6,6 +6,8 @@ its two factors one after the other, which write a picture more.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pad
@@ -48,6 +50,11 @@ def bias_act(x: Tensor, bias: Tensor | None, slope: float, gain: float, clamp: f
     if slope != 1:
         torch.ops.aten.leaky_relu(x, slope, out=y)
     return y if clamp is None else y.clamp_(-clamp, clamp)
+
+
+def resample2d_bias_act(x: Tensor, filter: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+    """Resample with the first five options, activate with the others; see ``talk3d.ops.resample2d_bias_act``."""
+    return bias_act(resample2d(x, filter, *options[:5]), bias, *options[5:])
 
 
 def bias_act_backward(d_y: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:

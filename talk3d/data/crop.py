@@ -21,20 +21,20 @@ def cut(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> ND
     """Cut a crop out of a frame; beyond its edge, the edge goes on.
 
     Args:
-        pixels: ``[H, W, 3]``.
+        pixels: ``[H, W, 3]``, or ``[H, W]``.
         matrix: Source pixels to crop pixels ``[2, 3]``.
         size: Side of the crop.
 
     Returns:
-        ``[size, size, 3]``.
+        ``[size, size, 3]``, or ``[size, size]``.
     """
     import cv2
 
-    coarse = int(1 / max(scale(matrix), 1e-3))
+    coarse = int(1 / max(float(scale(matrix)), 1e-3))
     if coarse > 1:  # interpolation would skip pixels
         height, width = (-(-length // coarse) * coarse for length in pixels.shape[:2])
         padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
-        whole = np.pad(pixels, padding, mode="edge")
+        whole = np.pad(pixels, padding[: pixels.ndim], mode="edge")
         pixels = cv2.resize(whole, (width // coarse, height // coarse), interpolation=cv2.INTER_AREA)
         matrix = np.concatenate((matrix[:, :2] * coarse, matrix[:, 2:]), 1)
     centers = matrix.copy()  # OpenCV's first pixel has its centre at 0

@@ -15,11 +15,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from talk3d.audio.features import FeaturesInfo
+from talk3d.backdrop import Backdrop, signed
 from talk3d.data.archive import ArchiveReader
-from talk3d.data.geometry import inverse
 from talk3d.data.meta import Meta, read_meta
 from talk3d.data.regions import NAMES
 
@@ -42,12 +41,12 @@ class Sample(NamedTuple):
             beyond the frame's own split, so that training hears nothing of what it is tested on.
         blink: Mean of both eyes, 0 (open) to 1 (closed) ``[B]``.
         angles: Pitch, yaw and roll in degrees ``[B, 3]``.
-        landmarks: Nose tip and outer corners of the left and the right eye in the uncropped frame ``[B, 3, 2]``, divided
-            by its width, -1 to 1.
+        landmarks: Nose tip and outer corners of the left and the right eye in the uncropped frame ``[B, 3, 2]``:
+            from its middle, in halves of its width.
         points: Face mesh in the camera's frame, in units of the world ``[B, 478, 3]``.
     """
 
-    index: Int[Tensor, " batch"]
+    index: Int[Tensor, " batch"]  # type: ignore[assignment]  # tuples have a method of this name
     image: Float[Tensor, "batch 3 size size"]
     matte: Float[Tensor, "batch 1 size size"]
     regions: Float[Tensor, "batch 4 size size"]
@@ -70,7 +69,7 @@ class Dataset:
         folder: Where it is.
         meta: What ``meta.json`` says.
         mesh: The personal face mesh in the generator's world, float32 ``[478, 3]``.
-        cameras: The crop's camera in each frame, float32 ``[N, 25]``: full pose against the mesh, intrinsics of the crop.
+        cameras: The crop's camera in each frame, float32 ``[N, 25]``: full pose against the mesh, its intrinsics.
         angles: Pitch, yaw and roll of the view of the head in the uncropped frame, degrees float32 ``[N, 3]``, with the
             signs of :func:`talk3d.cameras.angles`.
         blink: Left and right eye, 0 (open) to 1 (closed), float32 ``[N, 2]``.
@@ -174,7 +173,7 @@ class Dataset:
         """
         index = torch.as_tensor([int(i) for i in indices], dtype=torch.int64)
         chosen = index.numpy()
-        if len(chosen) and not (0 <= chosen.min() and chosen.max() < len(self)):
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
             raise IndexError(f"indices must be from 0 to {len(self) - 1}, got {chosen.tolist()}")
         images = torch.empty(len(index), 3, self.size, self.size)
         plates = torch.empty_like(images)
@@ -182,8 +181,8 @@ class Dataset:
         regions = torch.empty(len(index), len(NAMES), self.size, self.size)
         bits = torch.arange(len(NAMES), dtype=torch.uint8)[:, None, None]
         for n, i in enumerate(chosen.tolist()):
-            images[n] = _signed(self._archive.picture(i))
-            plates[n] = self._background(i)
+            images[n] = signed(torch.from_numpy(self._archive.picture(i).copy()))
+            plates[n] = self._backdrop(i)
             alpha, region = self._archive.masks(i)
             matte[n, 0] = torch.from_numpy(alpha.copy())
             regions[n] = (torch.from_numpy(region.copy()) >> bits) & 1
@@ -209,39 +208,5 @@ class Dataset:
         return torch.from_numpy(heard)
 
     @cached_property
-    def _background(self) -> _Background:
-        return _Background(self.plate, self.crops, self.size)
-
-
-class _Background:
-    """The plate as crops would show it.
-
-    Args:
-        plate: ``[Hs, Ws, 3]``.
-        crops: Source pixels to crop pixels ``[N, 2, 3]``.
-        size: Side of a crop.
-    """
-
-    def __init__(self, plate: NDArray[np.uint8], crops: NDArray[np.float64], size: int) -> None:
-        scale = float(np.median(np.linalg.norm(crops[:, :, 0], axis=1)))
-        factor = max(int(1 / scale), 1)  # crops much smaller than the frame would skip its pixels
-        reduced = Image.fromarray(plate).reduce(factor)
-        self._plate = _signed(np.asarray(reduced))[None]
-        # grid_sample wants the plate to reach from -1 to 1
-        ends = 2 / (factor * np.array([[reduced.width], [reduced.height]]))
-        self._back = torch.from_numpy((inverse(crops) * ends - [[0, 0, 1]]).astype(np.float32))
-        self._centers = torch.arange(size) + 0.5
-
-    def __call__(self, index: int) -> Tensor:
-        """Warp the plate to the crop of a frame: ``[3, S, S]``, -1 to 1; beyond its edge, the edge goes on."""
-        size = len(self._centers)
-        grid = torch.empty(size, size, 2)
-        # affine_grid is a matrix product, and takes nine times as long as these sums
-        for axis, (across, down, shift) in enumerate(self._back[index].tolist()):
-            torch.add((down * self._centers + shift)[:, None], across * self._centers, out=grid[..., axis])
-        return grid_sample(self._plate, grid[None], padding_mode="border", align_corners=False)[0]
-
-
-def _signed(pixels: NDArray[np.uint8]) -> Tensor:
-    """``[H, W, 3]``, 0 to 255, to ``[3, H, W]``, -1 to 1."""
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    def _backdrop(self) -> Backdrop:
+        return Backdrop(torch.from_numpy(self.plate.copy()), torch.from_numpy(self.crops) / self.size, self.size)

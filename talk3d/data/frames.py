@@ -14,6 +14,7 @@ from PIL import Image
 
 from talk3d.data.archive import ArchiveWriter, encode_masks, encode_picture
 from talk3d.data.crop import cut
+from talk3d.data.material import Material
 from talk3d.data.matte import Segmenter, refine
 from talk3d.data.plate import FRAMES, Plate
 from talk3d.data.regions import draw
@@ -39,7 +40,7 @@ class Written(NamedTuple):
 
 
 def write_frames(
-    pictures: Pictures,
+    material: Material,
     crops: NDArray[np.float64],
     start: int,
     size: int,
@@ -49,7 +50,7 @@ def write_frames(
     """Write ``frames.zip`` and ``plate.png``; memory does not grow with the clip's length.
 
     Args:
-        pictures: The clip.
+        material: The clip, and what is known of its pictures.
         crops: Source pixels to crop pixels ``[N, 2, 3]``.
         start: The clip's frame that is the first.
         size: Side of the crops.
@@ -75,61 +76,72 @@ def write_frames(
             done += 1
             progress(done)
 
-    def seen() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    def seen() -> Iterator[_Seen]:
         nonlocal plate
-        for picture in _stretch(pictures, start, start + len(crops)):
-            index = picture.index - start
-            if index in looked_at:
+        for picture in _stretch(material.pictures, start, start + len(crops)):
+            index = picture.frame - start
+            if index in looked_at and material.given.plate is None:
                 plate = plate or Plate(folder / ".plate", *picture.pixels.shape[:2])
                 plate.add(picture.pixels, segment(picture.pixels))
             if index in shown:
                 pictures_shown[index] = picture.pixels
             crop = cut(picture.pixels, crops[index], size)
-            yield crop, segment(crop)
+            masks = {}
+            if material.given.masks is not None:
+                whole = material.given.masks(picture.frame)
+                masks = {name: cut(mask, crops[index], size) for name, mask in whole.items()}
+            person = masks.pop("person", None)
+            coarse = segment(crop) if person is None else person.astype(np.float32) / 255
+            yield _Seen(crop, coarse, masks)
 
     try:
         with ThreadPoolExecutor(_THREADS, "finish") as pool:
-            for index, (crop, coarse) in enumerate(_steady(seen())):
+            for index, frame in enumerate(_steady(seen())):
                 landmarks = read_rows(folder / "landmarks.npy", index, index + 1)[0]
-                waiting.append(pool.submit(_encode, crop, coarse, landmarks.astype(np.float64)))
+                waiting.append(pool.submit(_encode, frame, landmarks.astype(np.float64)))
                 finish(_WAITING)
             finish(0)
         archive.close()
     finally:
         segment.close()
-    if done != len(crops) or plate is None:
+    if done != len(crops):
         raise ValueError(f"the clip had {len(crops)} frames when it was first read, and now {done}")
-    background, unseen = plate.finish()
+    background, unseen = plate.finish() if plate else (material.given.plate, 0.0)
+    assert background is not None  # as one is given, or made from frames
     Image.fromarray(background).save(folder / "plate.png", compress_level=4)
     return Written(unseen, pictures_shown)
 
 
-def _encode(
-    crop: NDArray[np.uint8], coarse: NDArray[np.float32], landmarks: NDArray[np.float64]
-) -> tuple[bytes, bytes]:
-    matte = refine(coarse, crop)
-    return encode_picture(crop), encode_masks(matte, draw(landmarks, matte))
+class _Seen(NamedTuple):
+    """A crop ``[S, S, 3]``, its coarse matte ``[h, w]``, 0 to 1, and masks of regions that are known ``[S, S]``."""
+
+    crop: NDArray[np.uint8]
+    coarse: NDArray[np.float32]
+    masks: dict[str, NDArray[np.uint8]]
+
+
+def _encode(frame: _Seen, landmarks: NDArray[np.float64]) -> tuple[bytes, bytes]:
+    matte = refine(frame.coarse, frame.crop)
+    return encode_picture(frame.crop), encode_masks(matte, draw(landmarks, matte, frame.masks))
 
 
 def _stretch(pictures: Pictures, start: int, stop: int) -> Iterator[Picture]:
     for picture in ahead(pictures):
-        if picture.index >= stop:
+        if picture.frame >= stop:
             return
-        if picture.index >= start:
+        if picture.frame >= start:
             yield picture
 
 
-def _steady(
-    seen: Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]],
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+def _steady(frames: Iterator[_Seen]) -> Iterator[_Seen]:
     """Average each matte with the ones before and after, which count half: the crop holds the head still."""
     before: NDArray[np.float32] | None = None
-    now: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
-    for after in seen:
+    now: _Seen | None = None
+    for after in frames:
         if now is not None:
-            past = now[1] if before is None else before
-            yield now[0], (past + 2 * now[1] + after[1]) / 4
-            before = now[1]
+            past = now.coarse if before is None else before
+            yield now._replace(coarse=(past + 2 * now.coarse + after.coarse) / 4)
+            before = now.coarse
         now = after
     if now is not None:
-        yield now[0], ((now[1] if before is None else before) + 3 * now[1]) / 4
+        yield now._replace(coarse=((now.coarse if before is None else before) + 3 * now.coarse) / 4)

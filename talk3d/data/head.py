@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talk3d.data.facemesh import RIGID, anchors
-from talk3d.data.geometry import apply, kabsch, project, similarity, similarity3d
+from talk3d.data.transforms import apply, kabsch, project, similarity, similarity3d
 
-__all__ = ["View", "fit_mesh", "place", "pnp", "to_crop", "world_to_camera"]
+__all__ = ["View", "fit_mesh", "place", "pnp", "shifts", "to_crop", "turns", "world_to_camera"]
 
 Array = NDArray[np.float64]
 _RIGID = list(RIGID)
+_FACE = list(range(468))  # all but the irises, which turn by themselves
 
 # the regularised update, in units of the picture's side and of the world
 _NOISE = 3 / 512  # of a landmark: what the tracker gets wrong in the same way from similar directions
@@ -87,10 +88,10 @@ def fit_mesh(landmarks: Array, view: View) -> tuple[Array, float]:
     prior = mesh = place(mean)
     for _ in range(_ROUNDS):
         seen = apply(to_crop(landmarks[:, _RIGID, :2], mesh, view), landmarks[..., :2])
-        poses = pnp(mesh, seen, landmarks, view)
+        poses = pnp(mesh, seen[:, _RIGID], turns(mesh, landmarks), view)
         mesh = place(_update(mesh, prior, poses, seen, view))
     seen = apply(to_crop(landmarks[:, _RIGID, :2], mesh, view), landmarks[..., :2])
-    poses = pnp(mesh, seen, landmarks, view)
+    poses = pnp(mesh, seen[:, _RIGID], turns(mesh, landmarks), view)
     error = project(apply(poses, mesh[_RIGID]), view.focal) - seen[:, _RIGID]
     return mesh, float(np.sqrt((error**2).sum(-1).mean()))
 
@@ -104,13 +105,13 @@ def to_crop(rigid: Array, mesh: Array, view: View) -> Array:
     return similarity(rigid, view.template(mesh)[_RIGID])
 
 
-def pnp(mesh: Array, seen: Array, landmarks: Array, view: View) -> Array:
+def pnp(mesh: Array, seen: Array, rotations: Array, view: View) -> Array:
     """Find poses of the crop's camera from rigid points, all in units of the picture as its intrinsics are.
 
     Args:
         mesh: ``[478, 3]`` in the world.
-        seen: Points in crops ``[N, 478, 2]``, their sides being 1.
-        landmarks: The tracker's points ``[N, 478, 3]``: their depth says where the search begins.
+        seen: Rigid points in crops ``[N, R, 2]``, their sides being 1.
+        rotations: World to camera, where the search begins ``[N, 3, 3]``.
         view: Focal length of the crops.
 
     Returns:
@@ -118,19 +119,47 @@ def pnp(mesh: Array, seen: Array, landmarks: Array, view: View) -> Array:
     """
     import cv2
 
-    first = kabsch(np.broadcast_to(mesh[_RIGID], (len(seen), len(_RIGID), 3)), landmarks[:, _RIGID])
     intrinsics = np.array([[view.focal, 0, 0.5], [0, view.focal, 0.5], [0, 0, 1]])
     poses = np.empty((len(seen), 3, 4))
     scale = 512.0  # OpenCV stops at a step of fixed size: give it pixels
     intrinsics[:2] *= scale
     shift = view.pose()[:, 3]
-    for n, (rotation, points) in enumerate(zip(first, seen, strict=True)):
+    for n, (rotation, points) in enumerate(zip(rotations, seen, strict=True)):
         guess, begin = cv2.Rodrigues(rotation)[0], shift[:, None].copy()
         _, turn, moved = cv2.solvePnP(
-            mesh[_RIGID], scale * points[_RIGID], intrinsics, None, guess, begin, True, cv2.SOLVEPNP_ITERATIVE
+            mesh[_RIGID], scale * points, intrinsics, None, guess, begin, True, cv2.SOLVEPNP_ITERATIVE
         )
         poses[n] = np.concatenate((cv2.Rodrigues(turn)[0], moved), 1)
     return poses
+
+
+def turns(mesh: Array, points: Array) -> Array:
+    """Find how the head is turned from the tracker's points in space: world to camera rotations ``[N, 3, 3]``.
+
+    On the synthetic clip this is nearer to the truth than PnP (yaw within 1.8 degrees instead of 2.4): the tracker's
+    depth holds something that its picture coordinates do not.
+
+    Args:
+        mesh: ``[478, 3]`` in the world.
+        points: x, y and depth of the tracker in the crop's directions ``[N, 478, 3]``.
+    """
+    return kabsch(np.broadcast_to(mesh[_FACE], (len(points), len(_FACE), 3)), points[:, _FACE])
+
+
+def shifts(mesh: Array, rotations: Array, seen: Array, view: View) -> Array:
+    """Find translations ``[N, 3]`` with which turned rigid points project best to where they are seen ``[N, R, 2]``.
+
+    Linear least squares of the distances in the picture, times depth, which differs little between the points.
+    """
+    turned = mesh[_RIGID] @ rotations.swapaxes(1, 2)
+    ray = (seen - 0.5) / view.focal
+    gram = np.zeros((len(seen), 3, 3))
+    gram[:, 0, 0] = gram[:, 1, 1] = len(_RIGID)
+    gram[:, :2, 2] = gram[:, 2, :2] = -ray.sum(1)
+    gram[:, 2, 2] = (ray**2).sum((1, 2))
+    off = ray * turned[..., 2:] - turned[..., :2]
+    right = np.concatenate((off.sum(1), -(ray * off).sum((1, 2))[:, None]), 1)
+    return np.linalg.solve(gram, right[..., None])[..., 0]
 
 
 def world_to_camera(poses: Array) -> Array:
@@ -147,9 +176,7 @@ def _update(mesh: Array, prior: Array, poses: Array, seen: Array, view: View) ->
     error = seen - project(points, view.focal)
     x, y, z = np.moveaxis(points, -1, 0)
     zero = np.zeros_like(x)
-    slope = view.focal * np.stack(
-        (np.stack((1 / z, zero, -x / z**2), -1), np.stack((zero, 1 / z, -y / z**2), -1)), -2
-    )
+    slope = view.focal * np.stack((np.stack((1 / z, zero, -x / z**2), -1), np.stack((zero, 1 / z, -y / z**2), -1)), -2)
     slope = slope @ poses[:, None, :, :3]  # [K, V, 2, 3] by the world's axes
     trust = min(_VIEWS, len(poses)) / len(poses) / _NOISE**2
     gram = trust * np.einsum("kvij,kvil->vjl", slope, slope) + np.eye(3) / _PRIOR**2

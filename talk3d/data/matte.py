@@ -26,8 +26,9 @@ class Segmenter:
         """Segment a picture ``[H, W, 3]``: ``[256, 256]``, 0 to 1, as the network sees it."""
         import cv2
 
-        found: NDArray[np.float32] = self._network.process(cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_AREA))
-        return found.segmentation_mask
+        small = cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_AREA)
+        likely: NDArray[np.float32] = self._network.process(small).segmentation_mask
+        return likely
 
     def close(self) -> None:
         """Give its threads back."""

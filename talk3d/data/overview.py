@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from talk3d.data.crop import cut
 from talk3d.data.dataset import Dataset
 from talk3d.data.facemesh import EYES, LIPS, OVAL
-from talk3d.data.geometry import apply, inverse
 from talk3d.data.regions import NAMES
+from talk3d.data.transforms import apply, inverse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,9 +89,9 @@ def _draw_source(axis: Axes, dataset: Dataset, frame: int, pixels: NDArray[np.ui
     for contour in (OVAL, LIPS, *EYES):
         closed = [*contour, contour[0]]
         axis.plot(*points[closed].T, color="#ffe600", linewidth=0.7)
-    axis.scatter(*points.T, s=0.15, color="white", linewidths=0)
+    axis.scatter(points[:, 0], points[:, 1], s=0.15, color="white", linewidths=0)
     corner = (dataset.face_landmarks[frame] * width + (width, height)) / 2
-    axis.scatter(*corner.T, s=9, facecolors="none", edgecolors="#ff2d95", linewidths=0.8)
+    axis.scatter(corner[:, 0], corner[:, 1], s=9, facecolors="none", edgecolors="#ff2d95", linewidths=0.8)
     axis.set(xlim=(0, width), ylim=(height, 0))
 
 
@@ -105,7 +105,7 @@ def _draw_regions(axis: Axes, dataset: Dataset, frame: int) -> None:
 
 
 def _draw_matte(axis: Axes, dataset: Dataset, frame: int) -> None:
-    """The person over magenta in the left half, over the plate in the right: a bad matte shows on the one, a bad plate on the other."""
+    """Draw the person over magenta in the left half, and the plate in the right."""
     size = dataset.size
     picture = dataset.picture(frame).astype(np.float64)
     matte, _ = dataset.masks(frame)
@@ -152,7 +152,7 @@ def _draw_curves(axes: list[Axes], dataset: Dataset) -> None:
         if axis is not wave:
             axis.legend(fontsize=7, loc="upper right", ncols=3)
     for name, span in dataset.splits.items():
-        head.text(span.start / dataset.fps, 1.0, f" {name}", fontsize=7, va="top", transform=head.get_xaxis_transform())
+        head.text(span.start / dataset.fps, 0.02, f" {name}", fontsize=7, transform=head.get_xaxis_transform())
 
 
 def _envelope(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:

@@ -36,8 +36,8 @@ class Plate:
 
         height, width = self._shape
         reach = 2 * round(_MARGIN * max(self._shape)) + 1
-        covered = cv2.resize(person, (width, height), interpolation=cv2.INTER_LINEAR) > 0.1
-        covered = cv2.dilate(covered.astype(np.uint8), np.ones((reach, reach), np.uint8))
+        seen = cv2.resize(person, (width, height), interpolation=cv2.INTER_LINEAR) > 0.1
+        covered = cv2.dilate(seen.astype(np.uint8), np.ones((reach, reach), np.uint8))
         with self._file.open("ab") as file:
             # by rows, so that a band of all frames can be read
             file.write(np.concatenate((pixels, covered[..., None]), -1).tobytes())
@@ -93,5 +93,7 @@ def _paint(plate: NDArray[np.uint8], unseen: NDArray[np.uint8]) -> NDArray[np.ui
     large = cv2.resize(filled, (width, height), interpolation=cv2.INTER_CUBIC)
     seam = cv2.GaussianBlur(unseen.astype(np.float32), (0, 0), max(height, width) / 256)
     seam = np.maximum(seam, unseen)[..., None]
-    painted: NDArray[np.uint8] = np.rint(plate + seam * (large.astype(np.float32) - plate)).clip(0, 255).astype(np.uint8)
+    painted: NDArray[np.uint8] = (
+        np.rint(plate + seam * (large.astype(np.float32) - plate)).clip(0, 255).astype(np.uint8)
+    )
     return painted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,12 +17,15 @@ _LIP_MARGIN, _EYE_MARGIN = 0.006, 0.008  # of the crop's side
 _SUBPIXEL = 4  # binary digits behind the point in OpenCV's polygons
 
 
-def draw(landmarks: NDArray[np.float64], matte: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def draw(
+    landmarks: NDArray[np.float64], matte: NDArray[np.uint8], known: Mapping[str, NDArray[np.uint8]] | None = None
+) -> NDArray[np.uint8]:
     """Draw regions.
 
     Args:
         landmarks: ``[478, 2]``, the crop's sides being 1.
         matte: The person ``[S, S]``, 0 to 255.
+        known: Regions by name that need not be drawn ``[S, S]``, 0 to 255.
 
     Returns:
         Bits ``[S, S]``: bit k is set in region k of :data:`NAMES`. The torso is what of the person lies below the
@@ -40,8 +45,10 @@ def draw(landmarks: NDArray[np.float64], matte: NDArray[np.uint8]) -> NDArray[np
     floor = np.interp(across, jaw[:, 0], jaw[:, 1], left=points[CHIN, 1], right=points[CHIN, 1])
     torso = (matte > 127) & (across[:, None] > floor) & ~face
     bits = np.zeros((size, size), np.uint8)
-    for bit, region in enumerate((face, mouth, eyes, torso)):
-        bits |= region.astype(np.uint8) << bit
+    for bit, (name, region) in enumerate(zip(NAMES, (face, mouth, eyes, torso), strict=True)):
+        if known and name in known:
+            region = known[name] > 127
+        bits |= region.astype(np.uint8) * np.uint8(1 << bit)
     return bits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class RowWriter:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
 
-    def append(self, rows: NDArray[np.floating]) -> None:
+    def append(self, rows: NDArray[np.floating[Any]]) -> None:
         """Write the next rows ``[n, ...]``."""
         if rows.shape[1:] != self._shape[1:]:
             raise ValueError(f"rows must be [n, *{self._shape[1:]}], got {rows.shape}")

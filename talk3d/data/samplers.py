@@ -96,8 +96,8 @@ class WindowSampler(_Sampler):
 class PoseSampler(_Sampler):
     """Single frames, rare directions of the head as often as common ones.
 
-    Directions fall into cells of ``cell`` degrees of yaw and pitch. A frame's chance is one over the frames in its cell,
-    but at most ``ceiling`` times what it would be if all had the same: a single odd frame shall not be half of a batch.
+    Directions fall into cells of ``cell`` degrees of yaw and pitch. A frame's chance is one over the frames in its
+    cell, but at most ``ceiling`` times what it would be if all had the same: one odd frame shall not fill the batches.
 
     Args:
         dataset: As in :class:`FrameSampler`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Shot:
         face: Which of the tracker's faces.
         valid: Whether it was found ``[stop - start]``.
         notes: What was left out, and why.
+        total: Frames of the whole clip.
     """
 
     start: int
@@ -37,6 +39,7 @@ class Shot:
     face: int
     valid: NDArray[np.bool_]
     notes: tuple[Note, ...]
+    total: int
 
 
 def choose(track: Track, name: str) -> Shot:
@@ -53,7 +56,7 @@ def choose(track: Track, name: str) -> Shot:
         raise ValueError(f"{name} shows no face in any of its {count} frames{dark}")
     ends = [0, *track.cuts, count]
     shots = []
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in pairwise(ends):
         face = track.face(start, stop)
         found = start + np.flatnonzero(track.sizes[start:stop, face])
         if len(found):
@@ -64,20 +67,27 @@ def choose(track: Track, name: str) -> Shot:
         raise ValueError(f"{name} shows a face in only {frames} frames{where}; {SHORTEST} are needed")
     valid = track.sizes[start:stop, face] > 0
     notes = [
-        Note("cut", f"The clip has {len(track.cuts)} cut{'s' * (len(track.cuts) > 1)} at {_when(track.cuts)}; "
-             f"the shot from {start / FPS:.2f} s to {stop / FPS:.2f} s was taken.")
+        Note(
+            "cut",
+            f"The clip has {len(track.cuts)} cut{'s' * (len(track.cuts) > 1)} at {_when(track.cuts)}; "
+            f"the shot from {start / FPS:.2f} s to {stop / FPS:.2f} s was taken.",
+        )
     ] * bool(track.cuts)
     if not track.cuts and stop - start < count:
-        notes.append(Note("trimmed", f"{count - stop + start} frames without a face at the ends of the clip were left out."))
+        notes.append(
+            Note("trimmed", f"{count - stop + start} frames without a face at the ends of the clip were left out.")
+        )
     if not valid.all():
         gaps = tuple(runs(~valid))
-        text = f"No face was found in {(~valid).sum()} of {stop - start} frames: they are interpolated, and not sampled."
+        text = (
+            f"No face was found in {(~valid).sum()} of {stop - start} frames: they are interpolated, and not sampled."
+        )
         notes.append(Note("face lost", text, gaps))
     others = track.sizes[start:stop, 1 - face] > 0
     if others.any():
         text = f"Another face is seen in {others.sum()} frames; the one that is larger throughout was taken."
         notes.append(Note("two faces", text, tuple(runs(others))))
-    return Shot(start, stop, face, valid, tuple(notes))
+    return Shot(start, stop, face, valid, tuple(notes), count)
 
 
 def split(frames: int) -> dict[str, tuple[int, int]]:

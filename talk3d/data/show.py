@@ -37,7 +37,9 @@ def show_preparation(source: Path, out: Path, options: Options, *, as_json: bool
 def _print(meta: Meta, out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     parts = ", ".join(f"{name} {stop - start}" for name, (start, stop) in meta.splits.items())
-    console.print(f"{out}: {meta.frames} frames of {meta.size} x {meta.size}, {meta.features.name} ({parts})", markup=False)
+    console.print(
+        f"{out}: {meta.frames} frames of {meta.size} x {meta.size}, {meta.features.name} ({parts})", markup=False
+    )
     for note in meta.notes:
         console.print(f"  {note.kind}: {note.text}", markup=False)
     if (out / "overview.png").exists():

@@ -13,7 +13,9 @@ def reach(width: float) -> int:
     return int(np.ceil(3 * width))
 
 
-def smooth(values: ArrayLike, times: NDArray[np.float64], width: float, weights: ArrayLike = 1.0) -> NDArray[np.float64]:
+def smooth(
+    values: ArrayLike, times: NDArray[np.float64], width: float, weights: ArrayLike = 1.0
+) -> NDArray[np.float64]:
     r"""Fit a parabola around each frame, with weights :math:`\exp(-t^2 / 2 w^2)`, and take its value there.
 
     The weights are even in time and so is their fit: motion at constant speed or acceleration comes out as it went in,
@@ -41,7 +43,7 @@ def smooth(values: ArrayLike, times: NDArray[np.float64], width: float, weights:
     basis = offset[..., None] ** np.arange(3)  # [N, K, 3]
     gram = np.einsum("nk,nki,nkj->nij", trust, basis, basis)
     # where fewer than three times are known, the parabola becomes a line or a constant
-    gram += np.diag([1e-9, 1e-6, 1e-6]) * np.maximum(trust.sum(1), 1e-9)[:, None, None]
+    gram += np.diag([1e-12, 1e-8, 1e-8]) * np.maximum(trust.sum(1), 1e-9)[:, None, None]
     share = np.linalg.inv(gram)[:, 0]  # of the basis in the value at offset 0
     kernel = np.einsum("ni,nki,nk->nk", share, basis, trust)
     flat = given.reshape(count, -1)

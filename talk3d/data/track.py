@@ -7,12 +7,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from talk3d.data.facemesh import OVAL, VERTICES
+from talk3d.data.facemesh import OVAL, RIGID, VERTICES
 from talk3d.data.mediapipe import quiet, start
+from talk3d.data.motion import carry
 from talk3d.data.video import Pictures, ahead
 
 __all__ = ["FaceTracker", "Track", "track"]
@@ -23,6 +25,7 @@ _NEAR = 0.6  # face widths that a face may move between pictures and still be th
 # a cut: pictures differ by 30 of 255 on average, and 4 times as much as those before (a fade and a flash do not)
 _CUT, _CUT_RATIO = 30.0, 4.0
 _THUMB = (32, 18)
+_ROW = VERTICES * 3 + len(RIGID) * 2  # numbers of a face
 
 
 @dataclass
@@ -30,12 +33,14 @@ class Track:
     """What :func:`track` found; landmarks stay on disk.
 
     Attributes:
-        file: float32 ``[N, 2, 478, 3]``: of each picture and face x and y in its pixels from the upper left corner, and
-            depth in the same unit, smaller nearer; NaN where there is no such face.
+        file: float32 ``[N, 2, 478 * 3 + R * 2]``: of each picture and face x and y in its pixels from the upper left
+            corner, and depth in the same unit, smaller nearer; then where the rigid points of the picture before are in
+            this one. NaN where there is no such face.
         times: Of each picture, seconds ``[N]``.
         cuts: Pictures that begin a shot, other than the first.
         sizes: Width of each face in pixels ``[N, 2]``, 0 where there is none.
         brightness: Mean of each picture, 0 to 255 ``[N]``.
+        frame_size: Width and height of a picture.
     """
 
     file: Path
@@ -43,6 +48,7 @@ class Track:
     cuts: list[int] = field(default_factory=list)
     sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, _FACES)))
     brightness: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    frame_size: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         """Count pictures."""
@@ -54,11 +60,17 @@ class Track:
 
     def landmarks(self, face: int, start: int, stop: int) -> NDArray[np.float64]:
         """Read landmarks of a face ``[stop - start, 478, 3]``, NaN where it is not found."""
-        row = _FACES * VERTICES * 3
+        return self._read(face, start, stop)[:, : VERTICES * 3].reshape(-1, VERTICES, 3)
+
+    def carried(self, face: int, start: int, stop: int) -> NDArray[np.float64]:
+        """Read where optical flow has the rigid points of the picture before ``[stop - start, R, 2]``, or NaN."""
+        return self._read(face, start, stop)[:, VERTICES * 3 :].reshape(-1, len(RIGID), 2)
+
+    def _read(self, face: int, start: int, stop: int) -> NDArray[np.float64]:
         with self.file.open("rb") as file:
-            file.seek(4 * row * start)
-            numbers = np.fromfile(file, np.float32, row * (stop - start))
-        return numbers.reshape(-1, _FACES, VERTICES, 3)[:, face].astype(np.float64)
+            file.seek(4 * _FACES * _ROW * start)
+            numbers = np.fromfile(file, np.float32, _FACES * _ROW * (stop - start))
+        return numbers.reshape(-1, _FACES, _ROW)[:, face].astype(np.float64)
 
 
 class FaceTracker:
@@ -143,21 +155,46 @@ def track(pictures: Pictures, out: Path, progress: Callable[[int], object] = lam
     """
     tracker, found = FaceTracker(), Track(out)
     times, sizes, brightness = [], [], []
-    cuts = _Cuts()
+    cuts, flow = _Cuts(), _Flow()
     try:
         with out.open("wb") as file:
             for picture in ahead(pictures):
                 faces = tracker(picture.pixels)
-                file.write(faces.tobytes())
+                carried = flow.look(picture.pixels, faces)
+                file.write(np.concatenate((faces.reshape(_FACES, -1), carried.reshape(_FACES, -1)), 1).tobytes())
                 times.append(picture.time)
                 sizes.append([0.0 if np.isnan(face[0, 0]) else _width(face) for face in faces])
                 brightness.append(cuts.look(picture.pixels))
+                found.frame_size = picture.pixels.shape[1], picture.pixels.shape[0]
                 progress(len(times))
     finally:
         tracker.close()
     found.times, found.sizes = np.array(times), np.array(sizes).reshape(-1, _FACES)
     found.brightness, found.cuts = np.array(brightness), cuts.found
     return found
+
+
+class _Flow:
+    """Follows the rigid points of each face from the picture before."""
+
+    def __init__(self) -> None:
+        self._before: tuple[NDArray[np.uint8], NDArray[np.float64]] | None = None
+
+    def look(self, pixels: NDArray[np.uint8], faces: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Look at the next picture, and at where its faces are: ``[2, R, 2]``, NaN where nothing can be followed."""
+        import cv2
+
+        scale = min(_SIDE / max(pixels.shape[:2]), 1.0)
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        if scale < 1:
+            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        carried = np.full((_FACES, len(RIGID), 2), np.nan, np.float32)
+        if self._before is not None and self._before[0].shape == grey.shape:
+            before, points = self._before
+            for slot in np.flatnonzero(np.isfinite(points[:, 0, 0])):
+                carried[slot] = carry(before, grey, points[slot] * scale) / scale
+        self._before = grey, faces[:, list(RIGID), :2].astype(np.float64)
+        return carried
 
 
 class _Cuts:
@@ -185,6 +222,6 @@ class _Cuts:
         return float(small.mean())
 
 
-def _width(face: NDArray[np.floating]) -> float:
+def _width(face: NDArray[np.floating[Any]]) -> float:
     """Across the face, from ear to ear or from forehead to chin, whichever is longer."""
     return float(np.linalg.norm(np.ptp(face[list(OVAL), :2], axis=0)) / 2**0.5)

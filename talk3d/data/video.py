@@ -24,12 +24,12 @@ class Picture(NamedTuple):
     """A picture on the grid of 25 a second.
 
     Attributes:
-        index: On the grid.
+        frame: Its number on the grid.
         time: When the source shows it, in seconds after its first picture; up to half a source frame off the grid.
         pixels: Red, green, blue, uint8 ``[H, W, 3]``, upright.
     """
 
-    index: int
+    frame: int
     time: float
     pixels: NDArray[np.uint8]
 
@@ -161,7 +161,7 @@ class Video:
                     previous = time - clip.start
                     yield previous, frame
             except av.error.FFmpegError as error:
-                clip.broken = error.strerror
+                clip.broken = error.strerror or "damaged"
                 if first:
                     raise ValueError(f"{self.path} cannot be decoded: {error.strerror}") from None
 

@@ -7,10 +7,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from talk3d import cameras as cams
+from talk3d.models.compositing import composite
 from talk3d.models.delta import IdentityFeatures, fold_batch_norm
 from talk3d.models.driver import Driver
 from talk3d.models.encoders import Conditions
@@ -70,6 +72,11 @@ class Baked:
             self._unet = unet.to(dtype)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
+    @property
+    def side(self) -> int:
+        """Side of the pictures in pixels."""
+        return self._superresolution.shape.resolution
+
     def tokens(
         self, features: Float[Tensor, "frame *window 16 feature"], conditions: Conditions
     ) -> Float[Tensor, "frame 5 width"]:
@@ -91,7 +98,7 @@ class Baked:
         return tokens
 
     @torch.inference_mode()
-    def render(
+    def frames(
         self,
         tokens: Float[Tensor, "batch token width"] | None,
         cameras: Float[Tensor, "batch 25"],
@@ -128,6 +135,33 @@ class Baked:
             self._graphs[key] = _Graph(self, tokens, cameras, side)
         return self._graphs[key].replay(tokens, cameras)
 
+    @torch.inference_mode()
+    def compose(
+        self, frames: Generated, background: Float[Tensor, "#batch 3 height width"] | None = None
+    ) -> UInt8[Tensor, "batch height width channel"]:
+        """Put frames before a background, as pictures of 8 bits.
+
+        Args:
+            frames: What :meth:`frames` made.
+            background: Of each frame or of all, -1 to 1. None keeps what the volume holds.
+
+        Returns:
+            ``[B, H, W, 3]``, 0 to 255, on the device of the frames.
+        """
+        image = frames.image
+        if background is not None:
+            image = composite(image, frames.view.weight, background.to(image))
+        return _bytes((image + 1) / 2)
+
+    @torch.inference_mode()
+    def cut_out(self, frames: Generated) -> UInt8[Tensor, "batch height width 4"]:
+        """Make pictures of 8 bits with an alpha channel, not premultiplied: ``[B, H, W, 4]``."""
+        size = frames.image.shape[2:]
+        alpha = interpolate(frames.view.weight, size, mode="bilinear", align_corners=False).clamp(0, 1)
+        # what is less opaque than a step of 8 bits has no colour that could be told
+        color = (frames.image + 1) / 2 / alpha.clamp(min=1 / 255)
+        return _bytes(torch.cat([color, alpha], dim=1))
+
     def _frame(self, tokens: Tensor | None, origins: Tensor, directions: Tensor) -> Generated:
         planes = self._rest if tokens is None else self._moved(tokens)
         seen = render_rays(planes, self._decoder, origins, directions, self.config.rendering)
@@ -143,6 +177,10 @@ class Baked:
         delta = pack_planes(self._unet(tokens.to(self.dtype), self._features), self.config.rendering.axes)
         # packing is linear, so the sum of packed planes is the sum of planes, packed
         return delta._replace(texels=self._rest.texels + delta.texels)
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    return pictures.clamp(0, 1).mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 class _Captured(NamedTuple):

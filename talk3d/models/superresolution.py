@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from talk3d.models.synthesis import SynthesisBlock, upsample
 from talk3d.nn import Noise
-from talk3d.ops import bias_act, resample2d
+from talk3d.ops import Activation, Resampling, bias_act, resample2d_bias_act
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
 
@@ -146,7 +146,7 @@ class _FoldedBlock(nn.Module):
 
     def __init__(self, block: SynthesisBlock, w: Tensor) -> None:
         super().__init__()
-        self.clamp = block.conv0.clamp
+        self.activation = Activation(gain=1.0, clamp=block.conv0.clamp)
         for name in ("conv0", "conv1", "to_rgb"):
             weight, bias = getattr(block, name).fold(w)
             self.register_buffer(f"{name}_weight", weight)
@@ -158,15 +158,18 @@ class _FoldedBlock(nn.Module):
             x = self._activate(conv2d(x, self.conv0_weight, self.conv0_bias, padding=1))
         else:
             spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
-            smooth = resample2d(spread, self.filter.to(x.dtype), padding=1, gain=4.0)
-            x = self._activate(smooth, self.conv0_bias)  # the rim of the filter would darken a bias put in before
+            # the rim of the filter would darken a bias put in before
+            smoothing = Resampling(padding=1, gain=4.0)
+            x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
             image = upsample(image, self.filter.to(image.dtype))
         x = self._activate(conv2d(x, self.conv1_weight, self.conv1_bias, padding=1))
-        contribution = bias_act(conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.clamp)
+        contribution = bias_act(
+            conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.activation.clamp
+        )
         return x, image + contribution.to(image.dtype)
 
-    def _activate(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return bias_act(x, bias, gain=1.0, clamp=self.clamp)
+    def _activate(self, x: Tensor) -> Tensor:
+        return bias_act(x, gain=self.activation.gain, clamp=self.activation.clamp)
 
 
 class FoldedSuperResolution(nn.Module):

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 from talk3d.nn.equalized import EqualizedLinear, smoothing_filter
-from talk3d.ops import bias_act, resample2d
+from talk3d.ops import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
 
 __all__ = ["Noise", "SynthesisLayer", "ToRGB", "modulated_conv2d"]
 
 # the stored map, none, or a fresh one from this generator
 Noise = Literal["const", "none"] | torch.Generator
+
+_SMOOTHING = Resampling(padding=1, gain=4.0)  # the low-pass filter behind a transposed convolution of stride 2
 
 
 def modulated_conv2d(
@@ -42,14 +44,28 @@ def modulated_conv2d(
     Returns:
         Activations ``[B, O, H, W]``, or ``[B, O, 2H, 2W]``.
     """
+    if up_filter is None:
+        return _convolve(x, weight, style, demodulate=demodulate)
+    spread = _convolve(x, weight, style, demodulate=demodulate, up=2)
+    return resample2d(spread, up_filter.to(x.dtype), padding=_SMOOTHING.padding, gain=_SMOOTHING.gain)
+
+
+def _convolve(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, up: Literal[1, 2] = 1) -> Tensor:
+    """Modulated convolution, or the transposed one ``[B, O, 2H + 1, 2W + 1]`` that the low-pass filter follows."""
+
+    def convolve(x: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(x.dtype)
+        if up == 1:
+            return conv2d(x, weight, padding=weight.shape[2] // 2)
+        return conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+
     if demodulate and x.dtype == torch.float16:
         weight, style = _within_half_range(weight, style)
     d = _demodulation(weight, style) if demodulate else None
     if len(x) == 1 and weight.numel() < x.numel():
         kernel = weight * style[0, :, None, None]
-        kernel = kernel if d is None else kernel * d[0, :, None, None, None]
-        return _convolve(x, kernel.to(x.dtype), up_filter)
-    y = _convolve(x * style[:, :, None, None].to(x.dtype), weight.to(x.dtype), up_filter)
+        return convolve(x, kernel if d is None else kernel * d[0, :, None, None, None])
+    y = convolve(x * style[:, :, None, None].to(x.dtype), weight)
     return y if d is None else y * d[:, :, None, None].to(y.dtype)
 
 
@@ -65,13 +81,6 @@ def _within_half_range(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
         weight / (largest * math.sqrt(weight[0].numel())),
         style / style.abs().amax(1, keepdim=True),
     )
-
-
-def _convolve(x: Tensor, weight: Tensor, up_filter: Tensor | None) -> Tensor:
-    if up_filter is None:
-        return conv2d(x, weight, padding=weight.shape[2] // 2)
-    spread = conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, O, 2H + 1, 2W + 1]
-    return resample2d(spread, up_filter.to(spread.dtype), padding=1, gain=4.0)
 
 
 class SynthesisLayer(nn.Module):
@@ -117,11 +126,15 @@ class SynthesisLayer(nn.Module):
         gain: float = 1.0,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Apply the layer; ``gain`` multiplies the result, and the clamp with it."""
-        y = modulated_conv2d(x, self.weight, self.affine(w), up_filter=self.filter)
+        style, bias = self.affine(w), self.bias.to(x.dtype)
+        activation = Activation(gain=math.sqrt(2) * gain, clamp=None if self.clamp is None else self.clamp * gain)
+        if noise == "none" and self.filter is not None:
+            spread = _convolve(x, self.weight, style, up=2)
+            return resample2d_bias_act(spread, self.filter.to(x.dtype), bias, _SMOOTHING, activation)
+        y = modulated_conv2d(x, self.weight, style, up_filter=self.filter)
         if noise != "none":
             y = y + (self._noise(y, noise) * self.noise_strength).to(y.dtype)
-        clamp = None if self.clamp is None else self.clamp * gain
-        return bias_act(y, self.bias.to(y.dtype), gain=math.sqrt(2) * gain, clamp=clamp)
+        return bias_act(y, bias, gain=activation.gain, clamp=activation.clamp)
 
     def fold(self, w: Float[Tensor, " w_dim"]) -> tuple[Tensor, Tensor]:
         """Weight and bias of the plain convolution that this layer is for one ``w``, without noise.

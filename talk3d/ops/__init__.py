@@ -1,7 +1,7 @@
 """The operators: contracts and the choice between implementations."""
 
 from talk3d.ops.attention import Attended, AttentionWeights, token_attention
-from talk3d.ops.resample import bias_act, resample2d
+from talk3d.ops.resample import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
 from talk3d.ops.rollout import EXCHANGES, rollout_conv
 from talk3d.ops.triplane import AXES, PackedPlanes, pack_planes, sample_triplane
 from talk3d.ops.volume import Rendered, RenderOptions, render_rays
@@ -9,15 +9,18 @@ from talk3d.ops.volume import Rendered, RenderOptions, render_rays
 __all__ = [
     "AXES",
     "EXCHANGES",
+    "Activation",
     "Attended",
     "AttentionWeights",
     "PackedPlanes",
     "RenderOptions",
     "Rendered",
+    "Resampling",
     "bias_act",
     "pack_planes",
     "render_rays",
     "resample2d",
+    "resample2d_bias_act",
     "rollout_conv",
     "sample_triplane",
     "token_attention",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, leaky_relu, pad
@@ -27,6 +29,11 @@ def bias_act(x: Tensor, bias: Tensor | None, slope: float, gain: float, clamp: f
     biased = x if bias is None else x + bias.view(-1, *[1] * (x.ndim - 2))
     y = leaky_relu(biased, slope) * gain
     return torch.empty_like(x).copy_(y if clamp is None else y.clamp(-clamp, clamp))
+
+
+def resample2d_bias_act(x: Tensor, filter: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+    """Resample with the first five options, activate with the others; see ``talk3d.ops.resample2d_bias_act``."""
+    return bias_act(resample2d(x, filter, *options[:5]), bias, *options[5:])
 
 
 def bias_act_backward(d_y: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:

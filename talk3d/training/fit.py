@@ -17,6 +17,7 @@ from talk3d.avatar import Avatar
 from talk3d.data.dataset import Dataset
 from talk3d.models.identity import Identity
 from talk3d.models.superresolution import VARIANTS
+from talk3d.motion import Motion
 from talk3d.training.cameras import CameraTrack
 from talk3d.training.config import FitConfig
 from talk3d.training.config_file import CONFIG, changes, read_config, run_folder, to_dict, write_config
@@ -179,4 +180,12 @@ def _save(context: StageContext, driver: Any, out: Path, summary: dict[str, Any]
         "training": summary,
     }
     identity = context.identity.cpu().requires_grad_(False)
-    Avatar(identity, driver.cpu(), facts).save(out)
+    motion = Motion(
+        cameras=context.cameras().detach().cpu(),
+        angles=torch.from_numpy(dataset.angles),
+        blink=torch.from_numpy(dataset.blink.mean(1)),
+        landmarks=torch.from_numpy(dataset.face_landmarks),
+        crops=torch.from_numpy(dataset.crops / dataset.size),
+    )
+    plate = torch.from_numpy(dataset.plate.copy())
+    Avatar(identity, driver.cpu(), facts, motion=motion, plate=plate).save(out)

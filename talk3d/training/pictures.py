@@ -9,8 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from talk3d import cameras as cams
-from talk3d.geometry import depth_picture, normal_picture
 from talk3d.models.scene import View
+from talk3d.pictures import depth_picture, normal_picture
 
 __all__ = ["gray", "grid", "pixels", "shape_pictures"]
 

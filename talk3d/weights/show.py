@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from talk3d.ops.triplane import Axes
 from talk3d.weights.convert import convert, listing
 from talk3d.weights.recorded import printable
 
-__all__ = ["show_conversion", "show_listing"]
+__all__ = ["show_conversion", "show_listing", "show_written"]
 
 
 def show_conversion(source: Path, out: Path, given: Axes | None, *, as_json: bool = False) -> None:
@@ -21,8 +22,20 @@ def show_conversion(source: Path, out: Path, given: Axes | None, *, as_json: boo
         return
     counted = ", ".join(f"{name} ({count} tensors)" for name, count in parts.items())
     axes = f", axes {weights.facts['axes']!r}" if weights.facts["axes"] else ""
-    print(f"{out}: {weights.kind}{axes}: {counted}")
-    for note in weights.facts["notes"]:
+    _print_written(f"{out}: {weights.kind}{axes}: {counted}", weights.facts["notes"])
+
+
+def show_written(out: Path, kind: str, notes: Sequence[str], *, as_json: bool = False) -> None:
+    """Print that a folder was written."""
+    if as_json:
+        print(json.dumps({"out": str(out), "kind": kind, "notes": list(notes)}, indent=2))
+    else:
+        _print_written(f"{out}: {kind}", notes)
+
+
+def _print_written(line: str, notes: Sequence[str]) -> None:
+    print(line)
+    for note in notes:
         print(f"Note: {note}")
 
 

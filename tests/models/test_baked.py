@@ -31,7 +31,7 @@ def test_baked_is_unbaked(make_avatar, axes):
     features, conditions = drive()
     plain = avatar(features, conditions, cameras(avatar))
     baked = avatar.bake()
-    found = baked.render(baked.tokens(features, conditions), cameras(avatar))
+    found = baked.frames(baked.tokens(features, conditions), cameras(avatar))
     for name, actual, expected in (
         ("image", found.image, plain.image),
         *zip(plain.view._fields, found.view, plain.view, strict=True),
@@ -46,7 +46,7 @@ def test_batch_norms_are_folded(make_avatar):
     avatar = make_avatar("published")
     features, conditions = drive()
     baked = avatar.bake()
-    found = baked.render(baked.tokens(features, conditions), cameras(avatar))
+    found = baked.frames(baked.tokens(features, conditions), cameras(avatar))
     assert relative(found.image, avatar(features, conditions, cameras(avatar)).image) <= LIMIT
 
 
@@ -56,7 +56,7 @@ def test_half_precision_is_close(make_avatar, semantics):
     features, conditions = drive()
     plain = avatar(features, conditions, cameras(avatar)).image
     baked = avatar.bake(torch.bfloat16)
-    found = baked.render(baked.tokens(features, conditions), cameras(avatar))
+    found = baked.frames(baked.tokens(features, conditions), cameras(avatar))
     assert found.image.dtype == found.view.features.dtype == torch.float32
     peak = (plain.amax() - plain.amin()).item()
     mse = (found.image - plain).square().mean().item()
@@ -78,9 +78,9 @@ def test_a_frame_does_not_depend_on_its_batch_or_on_what_came_before(make_avatar
     avatar = make_avatar("aligned")
     baked = avatar.bake()
     tokens = baked.tokens(*drive())
-    together = baked.render(tokens, cameras(avatar)).view.features
+    together = baked.frames(tokens, cameras(avatar)).view.features
     for frame in (2, 0, 1):
-        alone = baked.render(tokens[frame : frame + 1], cameras(avatar)[frame : frame + 1]).view.features
+        alone = baked.frames(tokens[frame : frame + 1], cameras(avatar)[frame : frame + 1]).view.features
         assert relative(alone[0], together[frame]) <= LIMIT
 
 
@@ -88,14 +88,14 @@ def test_the_same_frame_twice_is_the_same_bits(make_avatar):
     avatar = make_avatar("aligned")
     baked = avatar.bake()
     tokens = baked.tokens(*drive())
-    first = baked.render(tokens, cameras(avatar)).image.clone()
-    assert torch.equal(baked.render(tokens, cameras(avatar)).image, first)
+    first = baked.frames(tokens, cameras(avatar)).image.clone()
+    assert torch.equal(baked.frames(tokens, cameras(avatar)).image, first)
 
 
 def test_at_rest(make_avatar):
     avatar = make_avatar(None)
     baked = avatar.bake()
-    found = baked.render(None, cameras(avatar), resolution=12)
+    found = baked.frames(None, cameras(avatar), resolution=12)
     assert found.view.features.shape == (3, 32, 12, 12)
     assert relative(found.image, avatar.identity(cameras(avatar), resolution=12).image) <= LIMIT
 
@@ -104,10 +104,10 @@ def test_later_changes_do_not_arrive(make_avatar):
     avatar = make_avatar("published")
     baked = avatar.bake()
     features, conditions = drive()
-    before = baked.render(baked.tokens(features, conditions), cameras(avatar)).image.clone()
+    before = baked.frames(baked.tokens(features, conditions), cameras(avatar)).image.clone()
     for tensor in avatar.state_dict().values():
         tensor.zero_()
-    assert torch.equal(baked.render(baked.tokens(features, conditions), cameras(avatar)).image, before)
+    assert torch.equal(baked.frames(baked.tokens(features, conditions), cameras(avatar)).image, before)
 
 
 def test_wrong_use_is_said(make_avatar):
@@ -115,9 +115,9 @@ def test_wrong_use_is_said(make_avatar):
     baked = avatar.bake()
     tokens = baked.tokens(*drive())
     with pytest.raises(ValueError, match=r"cameras must have the shape \[batch, 25\], got \[3, 16\]"):
-        baked.render(tokens, torch.zeros(3, 16))
+        baked.frames(tokens, torch.zeros(3, 16))
     with pytest.raises(ValueError, match=r"tokens must be \[2, tokens, width\], got \[3, 5, 64\]"):
-        baked.render(tokens, cameras(avatar, 2))
+        baked.frames(tokens, cameras(avatar, 2))
     with pytest.raises(
         ValueError, match=r"dtype must be one of torch\.float32, torch\.bfloat16 on cpu, got torch\.float64"
     ):
@@ -126,7 +126,7 @@ def test_wrong_use_is_said(make_avatar):
     with pytest.raises(ValueError, match="has no driver"):
         still.tokens(*drive())
     with pytest.raises(ValueError, match="has no driver"):
-        still.render(tokens, cameras(avatar))
+        still.frames(tokens, cameras(avatar))
 
 
 @pytest.mark.gpu
@@ -137,7 +137,7 @@ def test_a_captured_frame_is_the_uncaptured_one(make_avatar):
     baked = avatar.bake(device="cuda")
     tokens = baked.tokens(features, conditions)
     for _ in range(2):
-        found = baked.render(tokens, cameras(avatar)).image
-        baked.render(-tokens, cameras(avatar))  # other inputs in the same buffers
-    found = baked.render(tokens, cameras(avatar)).image
+        found = baked.frames(tokens, cameras(avatar)).image
+        baked.frames(-tokens, cameras(avatar))  # other inputs in the same buffers
+    found = baked.frames(tokens, cameras(avatar)).image
     assert relative(found.cpu(), expected) <= 1e-3  # convolutions in TF32

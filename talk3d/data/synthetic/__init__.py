@@ -22,9 +22,7 @@ and ``"still"`` (±5°). The axes and angles are those of :mod:`talk3d.cameras`;
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,12 +30,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+from talk3d.data.synthetic.cache import cache_folder
 from talk3d.data.synthetic.motion import Track
 from talk3d.data.synthetic.truth import Truth, View
 
 __all__ = ["SyntheticClip", "Track", "Truth", "View", "cached", "write"]
 
-VERSION = 1  # of what is written: another one is another folder of the cache
+VERSION = 2  # of what is written: another one is another folder of the cache
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def cached(*, track: Track = "talk", size: int = 256, seconds: float = 24.0, fps
         ValueError: An argument is not possible.
     """
     _check(track, size, seconds, fps)
-    folder = _cache() / "synthetic" / f"v{VERSION}-{track}-{size}-{seconds:g}s-{fps:g}fps"
+    folder = cache_folder() / "synthetic" / f"v{VERSION}-{track}-{size}-{seconds:g}s-{fps:g}fps"
     if not folder.exists():
         try:
             write(folder, track=track, size=size, seconds=seconds, fps=fps)
@@ -137,13 +136,3 @@ def _check(track: Any, size: Any, seconds: Any, fps: Any) -> None:
         raise ValueError(f"fps must be between 1 and 240, got {fps!r}")
     if not 0.2 <= seconds <= 3600:
         raise ValueError(f"seconds must be between 0.2 and 3600, got {seconds!r}")
-
-
-def _cache() -> Path:
-    if "TALK3D_CACHE" in os.environ:
-        return Path(os.environ["TALK3D_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "talk3d"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "talk3d" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "talk3d"

@@ -26,10 +26,14 @@ FOCAL = 2.7  # picture widths: at 100 cm, 37 cm are seen
 CAMERA = np.array([[1.0, 0, 0, 0], [0, -1, 0, -1.5], [0, 0, -1, 100], [0, 0, 0, 1]])  # cam2world, for every frame
 CAMERA.flags.writeable = False
 
+# the head is drawn flatter than it is: point X of the head's frame is drawn at (X - (0, 0, OFFSET)) / (1, 1, RELIEF).
+# Trackers of faces expect a deep relief, and take a flatter face for one that turns less.
+RELIEF, OFFSET = 1.2, -0.6
+
 _PIVOT = np.array([0.0, -7.0, -4.0])  # the head turns about the top of the neck
 _NECK = np.array([0.0, -18.0, -5.5])  # where the neck leaves the torso
 _SPEED = 58.0  # degrees a second, the fastest
-_OPEN = 1.45  # centimetres between the lips at opening 1
+_OPEN = 1.8  # centimetres between the lips at opening 1
 _BLINK = 0.07, 0.06, 0.14  # seconds to close, to stay closed, to open
 # keys of yaw, pitch and roll in shares of the limits: all extremes within the first ten seconds
 _KEYS = ((0, 0, 0), (1, 0.2, 0.5), (-1, -0.3, -1), (0.2, 1, 0), (-0.4, -1, 0.3), (0.6, -0.2, 1), (-0.7, 0.5, -0.4))
@@ -58,6 +62,7 @@ class Performance:
     def scene(self, frame: int) -> tuple[tuple[float, ...], ...]:
         """Face, neck, world to head and world to torso of a frame, as :func:`.picture.render` takes them."""
         to_head, to_torso = (np.linalg.inv(pose[frame]) for pose in (self.head_to_world, self.torso_to_world))
+        to_head[2] = (to_head[2] - [0, 0, 0, OFFSET]) / RELIEF
         neck = to_head[:3, :3] @ _NECK + to_head[:3, 3]
         return tuple(tuple(part.ravel().tolist()) for part in (self.face[frame], neck, to_head[:3], to_torso[:3]))
 
@@ -80,7 +85,8 @@ def perform(track: Track, utterance: Utterance, fps: float) -> Performance:
     opening, width = mouth(utterance, times)
     lids, blinks = _blinks(times)
     face = np.zeros((len(times), 9))
-    face[:, 0] = _OPEN * opening * (1 - 0.35 * np.clip(-width, 0, 1))
+    # lips that part at all part by some millimetres
+    face[:, 0] = _OPEN * opening**0.65 * (1 - 0.35 * np.clip(-width, 0, 1))
     face[:, 1] = 2.45 + np.where(width > 0, 0.3, 0.85) * width
     face[:, 2] = np.clip(-width, 0, 1)
     face[:, 3] = 0.85 * face[:, 0]
@@ -109,7 +115,7 @@ def _turns(track: Track, times: Array) -> Array:
         target = np.array(key, float)
         pace = 1.0 if count % 3 == 2 else random.uniform(0.35, 0.8)
         # the fastest moment of a turn is 1.875 times its mean
-        took = max(1.875 * np.linalg.norm((target - at) * limits) / (_SPEED * pace), 0.3)
+        took = max(1.875 * float(np.linalg.norm((target - at) * limits)) / (_SPEED * pace), 0.3)
         now, at = now + took, target
         knots.append((now, at))
         if count % 2 == 0:
@@ -147,7 +153,8 @@ def _blinks(times: Array) -> tuple[Array, Array]:
         shut = np.clip(np.minimum(t / close, 1 - (t - close - stay) / part), 0, 1)
         lids = np.minimum(lids, 1 - shut * shut * (3 - 2 * shut))
         inside = np.flatnonzero(shut > 0.5)
-        blinks.append((inside[0], inside[-1], begin + close + stay / 2))
+        if len(inside):  # at few frames a second, no frame may show it
+            blinks.append((inside[0], inside[-1], begin + close + stay / 2))
         begin += random.uniform(1.6, 3.8)
     return lids, np.array(blinks, float).reshape(-1, 3)
 

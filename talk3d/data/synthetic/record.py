@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from talk3d import cameras
-from talk3d.data.synthetic import picture
-from talk3d.data.synthetic.head import find_landmarks
-from talk3d.data.synthetic.motion import CAMERA, FOCAL, Performance
+from talk3d.data.synthetic.compiled import find_landmarks, render
+from talk3d.data.synthetic.motion import CAMERA, FOCAL, OFFSET, RELIEF, Performance
 from talk3d.data.synthetic.speech import RATE, Utterance
 from talk3d.data.synthetic.truth import LABELS, LANDMARKS, FrameWriter
 
@@ -91,6 +90,7 @@ def _motion(performance: Performance) -> dict[str, NDArray[Any]]:
     """The arrays of :class:`.truth.Truth` that hold one row a frame."""
     scenes = [performance.scene(frame) for frame in range(len(performance.times))]
     landmarks = np.array([find_landmarks(face, neck) for face, neck, *_ in scenes]).reshape(-1, len(LANDMARKS), 3)
+    landmarks[..., 2] = RELIEF * landmarks[..., 2] + OFFSET
     pose, face = performance.head_to_world, performance.face
     cam2head = np.linalg.inv(pose) @ CAMERA
     seen = np.einsum("nij,nlj->nli", pose[:, :3, :3], landmarks) + pose[:, None, :3, 3]
@@ -137,7 +137,7 @@ def _film_clip(
     size, camera = len(plate), _flat(CAMERA)
 
     def draw(frame: int) -> tuple[NDArray[Any], ...]:
-        return picture.render(camera, FOCAL, performance.scene(frame), plate)
+        return render(camera, FOCAL, performance.scene(frame), plate)
 
     with av.open(str(folder / "clip.mp4"), "w") as file:
         video = file.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "fast"})
@@ -173,7 +173,7 @@ def _film_views(
     def draw(index: int) -> tuple[NDArray[Any], ...]:
         frame = jobs[index][0]
         in_world = _flat(performance.head_to_world[frame] @ poses[index])
-        return picture.render(in_world, FOCAL, performance.scene(frame), plate)
+        return render(in_world, FOCAL, performance.scene(frame), plate)
 
     writer = FrameWriter(path)
     writer.add("frame", np.array([frame for frame, _ in jobs]))

@@ -50,7 +50,7 @@ class FrameWriter:
         entry = zipfile.ZipInfo(f"{name}.npy")  # of 1980, so that equal clips are equal files
         entry.compress_type = zipfile.ZIP_DEFLATED
         with self._zip.open(entry, "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
     def close(self) -> None:
         """Complete the file."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import peak_memory
-from cases import CASES, FULL, INPUT_SETS, LAYOUTS, QUICK, Run, Tensors
+from case import FULL, INPUT_SETS, QUICK, Run, Tensors
+from cases import CASES
 from gates import Key, Result
 from paired import Spread, interleave, measure, psnr, ratios, relative_error
 from report import Report
@@ -21,7 +22,10 @@ def test_time(name: str, benchmark: Any, report: Report) -> None:
     case, size = CASES[name], QUICK if report.quick else FULL
     problems = [case.problem(size, seed) for seed in range(INPUT_SETS)]
     layout, peer = _faster(
-        {layout: [case.timed(case.peer(size), problem.laid_out(layout)) for problem in problems] for layout in LAYOUTS}
+        {
+            layout: [case.timed(case.peer(size), problem.laid_out(layout)) for problem in problems]
+            for layout in case.layouts
+        }
     )
     # twice, to see how far two runs of the same differ
     ours, again = ([case.timed(case.ours(size, report.impl), problem) for problem in problems] for _ in range(2))

@@ -1,0 +1,236 @@
+"""A job from its first chunk to the video; what ``talk3d render`` does."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from talk3d.avatar import Avatar, BakedAvatar
+from talk3d.motion import ping_pong
+from talk3d.rendering.cameras import camera_path
+from talk3d.rendering.frames import Renderer
+from talk3d.rendering.job import JobFolder, RenderJob
+from talk3d.rendering.paste import Paster
+from talk3d.rendering.video import SegmentWriter, join
+
+__all__ = ["Rendered", "render", "render_chunk"]
+
+_WAITING = 16  # pictures that may wait for the encoder: two thirds of a second, 50 MB at 1024 x 1024
+
+Progress = Callable[[int, int], object]
+"""Called with frames that are done, and frames that there are."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a job has come to.
+
+    Attributes:
+        frames: Frames of the whole video.
+        chunks: Chunks of it.
+        missing: Chunks that other shards have yet to render.
+        out: The video, if nothing is missing.
+    """
+
+    frames: int
+    chunks: int
+    missing: int
+    out: Path | None
+
+
+def render(
+    job: RenderJob,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+    device: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Rendered:
+    """Render a job, or go on with it: chunks that are there are not rendered again.
+
+    Args:
+        job: What is to be rendered.
+        shard: ``(i, n)``: render every n-th chunk, from the i-th on. Shards may run at the same time in the same
+            folder; the one that finds all chunks joins them.
+        overwrite: Whether a video, or parts of another job, may be replaced.
+        device: Where to render; by default a GPU if there is one.
+        progress: Told after each frame.
+
+    Raises:
+        ValueError: If an input is missing or damaged, does not fit the others, or the video exists.
+        OSError: If something cannot be written. What was rendered before stays, and running the job again goes on.
+    """
+    part, parts = shard
+    if not 1 <= part <= parts:
+        raise ValueError(f"a shard is i/n with i from 1 to n, got {part}/{parts}")
+    out = Path(job.out)
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists already; pass --overwrite to replace it")
+    if not Path(job.audio).is_file():
+        raise ValueError(f"{job.audio} does not exist")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"{out.absolute().parent} is no folder")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    avatar = Avatar.load(job.avatar).bake(getattr(torch, job.precision), device=device)
+    renderer = _renderer(job, avatar)
+    folder = JobFolder(job)
+    folder.open(fresh=overwrite)
+    try:
+        features = _features(avatar, folder)
+    except ValueError:
+        folder.remove()  # what cannot be heard will not be rendered
+        raise
+    chunks = -(-len(features) // job.chunk)
+    mine = range(part - 1, chunks, parts)
+    total = sum(len(_frames(job, len(features), index)) for index in mine)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    for index in mine:
+        if folder.chunk(index).exists():
+            done += len(_frames(job, len(features), index))
+            progress(done, total)
+        else:
+            render_chunk(job, renderer, features, index, folder.chunk(index), step)
+    missing = [index for index in range(chunks) if not folder.chunk(index).exists()]
+    if missing:
+        return Rendered(len(features), chunks, len(missing), None)
+    _finish(job, [folder.chunk(index) for index in range(chunks)], len(features))
+    folder.remove()
+    return Rendered(len(features), chunks, 0, out)
+
+
+def render_chunk(
+    job: RenderJob,
+    renderer: Renderer,
+    features: NDArray[np.float32],
+    index: int,
+    out: Path,
+    step: Callable[[], object] = lambda: None,
+) -> None:
+    """Render a chunk to a file of its own, which appears whole or not at all.
+
+    Args:
+        job: What it belongs to.
+        renderer: Renders its frames.
+        features: Speech of the whole job ``[N, 16, F]``.
+        index: Which chunk.
+        out: ``.mp4``, ``.mov``, or a folder of PNG files.
+        step: Called after each frame.
+    """
+    frames = _frames(job, len(features), index)
+    pictures = renderer(features, frames)
+    if job.paste_back and (motion := renderer.avatar.motion):
+        start = int(renderer.avatar.facts.get("first_frame", 0))
+        pictures = Paster(Path(job.paste_back), motion, start)(pictures, ping_pong(frames, len(motion.blink)))
+    if job.format == "png":
+        _write_pngs(pictures, frames, out, step)
+        return
+    ready = _ahead(pictures)
+    first = next(ready)
+    with SegmentWriter(out, first.shape[1], first.shape[0]) as segment:
+        segment.write(first)
+        step()
+        for picture in ready:
+            segment.write(picture)
+            step()
+
+
+def _renderer(job: RenderJob, avatar: BakedAvatar) -> Renderer:
+    """Everything that may be wrong with a job is found out before anything is written."""
+    if job.paste_back and avatar.motion is None:
+        raise ValueError("this avatar does not know its clip: it cannot be pasted back")
+    if job.paste_back and not Path(job.paste_back).is_file():
+        raise ValueError(f"{job.paste_back} does not exist")
+    camera = camera_path(job.camera, avatar.config)
+    return Renderer(avatar, camera, background=job.background, batch=job.batch, side=job.resolution)
+
+
+def _frames(job: RenderJob, count: int, chunk: int) -> range:
+    return range(chunk * job.chunk, min((chunk + 1) * job.chunk, count))
+
+
+def _features(avatar: BakedAvatar, folder: JobFolder) -> NDArray[np.float32]:
+    """Speech features, made by the first who needs them and mapped into memory by all."""
+    if not folder.features.exists():
+        beside = folder.features.with_name(f".{os.getpid()}.npy")
+        try:
+            avatar.encode_speech(folder.job.audio, beside)
+            os.replace(beside, folder.features)
+        finally:
+            beside.unlink(missing_ok=True)
+    found: NDArray[np.float32] = np.load(folder.features, mmap_mode="r")
+    return found
+
+
+def _ahead(pictures: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Render in a thread while the caller encodes, a few pictures ahead."""
+    waiting: queue.Queue[NDArray[np.uint8] | BaseException | None] = queue.Queue(_WAITING)
+    stop = threading.Event()
+
+    def put(item: NDArray[np.uint8] | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return waiting.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for picture in pictures:
+                put(picture)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # the caller raises it
+            put(error)
+
+    thread = threading.Thread(target=work, name="renderer", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path, step: Callable[[], object]) -> None:
+    beside = out.with_name(f".{os.getpid()}.{out.name}")
+    beside.mkdir(exist_ok=True)
+    for frame, picture in zip(frames, pictures, strict=True):
+        Image.fromarray(picture).save(beside / f"{frame:06d}.png")
+        step()
+    os.replace(beside, out)
+
+
+def _finish(job: RenderJob, chunks: list[Path], frames: int) -> None:
+    out = Path(job.out)
+    if job.format != "png":
+        join(chunks, Path(job.audio), frames, out)
+        return
+    import shutil
+
+    if out.exists():
+        shutil.rmtree(out)
+    beside = out.absolute().with_name(f".{os.getpid()}.{out.name}")
+    beside.mkdir()
+    for chunk in chunks:
+        for picture in sorted(chunk.iterdir()):
+            os.replace(picture, beside / picture.name)
+    os.replace(beside, out)

@@ -1,0 +1,86 @@
+"""What ``talk3d render`` prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from talk3d.rendering.job import RenderJob
+from talk3d.rendering.render import Rendered, render
+
+__all__ = ["Options", "show_render"]
+
+
+class Options(Protocol):
+    """The options of the command, see :class:`talk3d.cli.Render`."""
+
+    avatar: Path
+    audio: Path
+    out: Path
+    camera: str
+    background: str
+    paste_back: Path | None
+    resolution: int | None
+    precision: str
+    batch: int
+    shard: str
+    overwrite: bool
+    json: bool
+
+
+def show_render(options: Options) -> None:
+    """Render, with a progress bar, and print what has come of it.
+
+    Raises:
+        ValueError: If an option is wrong.
+    """
+    job = RenderJob(
+        avatar=str(options.avatar),
+        audio=str(options.audio),
+        out=str(options.out),
+        camera=options.camera,
+        background=options.background,
+        paste_back=None if options.paste_back is None else str(options.paste_back),
+        resolution=options.resolution,
+        precision=options.precision,  # type: ignore[arg-type]  # the command line knows the choices
+        batch=options.batch,
+    )
+    columns = (
+        TextColumn("rendering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=options.json) as bar:
+        task = bar.add_task("rendering", total=None)
+        found = render(
+            job,
+            shard=_shard(options.shard),
+            overwrite=options.overwrite,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if options.json:
+        print(json.dumps(asdict(found), default=str, indent=2))
+    else:
+        print(_sentence(job, found))
+
+
+def _sentence(job: RenderJob, found: Rendered) -> str:
+    if found.out is None:
+        return f"{found.missing} of {found.chunks} chunks are yet to come from other shards; the last one joins them."
+    return f"{job.out}: {found.frames} frames, {found.frames / 25:.2f} s"
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal()):
+        raise ValueError(f"a shard is i/n, such as 1/4, not {text!r}")
+    return int(part), int(parts)

@@ -1,0 +1,32 @@
+"""What a process that keeps its memory no longer pays for."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, sys
+import torch
+from talk3d.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(sum(faults() for _ in range(10)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_large_tensors_come_without_page_faults():
+    def faults(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    # now and then a small block that stays splits what was kept
+    assert 2 * faults("keep") < faults("give back")
