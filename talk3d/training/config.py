@@ -120,11 +120,17 @@ class IdentityLosses:
     smooth: float = 0.2
     """Total variation of the planes: what no frame shows goes on as its neighbours do."""
 
-    outside: float = 0.3
+    outside: float = 1.0
     """Density at points outside the proxy: floaters, and the wall behind the head that no frame contradicts."""
 
     inside: float = 1.0
     """Missing density at points inside the proxy: a head is opaque, so that its depth is that of its surface."""
+
+    paint: float = 0.1
+    """Colour just behind the surface against the frame that sees the surface: of the sides that no frame shows."""
+
+    bend: float = 2.0
+    """Second differences of depth: skin is smooth, and colours alone do not say so."""
 
     side: float = 0.3
     """Opacity from the side against the proxy: the silhouette that no frame shows."""
@@ -152,8 +158,9 @@ class IdentityStageConfig:
     decoder_rate: float = 2e-3
     """For the decoder."""
 
-    camera_rate: float = 1e-4
-    """For six degrees of freedom of each frame's camera, from a quarter of the steps on; 0 leaves them."""
+    camera_rate: float = 0.0
+    """For six degrees of freedom of each frame's camera, from a quarter of the steps on. 0 leaves them: a frame that is
+    seen once or twice says less about its camera than all said before; long runs may gain from 1e-5."""
 
     refine: int = 450
     """Steps in which frames correct the tracked cameras before all else; 0 trusts the track."""

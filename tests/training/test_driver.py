@@ -169,8 +169,9 @@ def test_rates_rise_and_fall(make_stage):
 
 
 def test_it_learns_what_speech_does(make_stage, tmp_path, clip):
-    losses = DriverLosses(temporal=Term(weight=0), perceptual=Term(weight=0))
-    stage = make_stage(steps=60, rate=3e-3, map_rate=0.05, losses=losses)
+    off = Term(weight=0)
+    losses = DriverLosses(temporal=off, perceptual=off, exchange=off, articulation=off, delta=off)
+    stage = make_stage(steps=60, rate=3e-3, map_rate=0.02, losses=losses)
     before = stage.measure()
     train(stage, tmp_path, replace(stage.context.config.run, save_every=100), Quiet())
     assert stage.measure()["face PSNR"] > before["face PSNR"] + 3
