@@ -193,14 +193,15 @@ class Dataset:
             regions=regions,
             plate=plates,
             camera=torch.from_numpy(self.cameras[chosen]),
-            features=self._windows(chosen),
+            features=self.speech_windows(chosen),
             blink=torch.from_numpy(self.blink[chosen].mean(1)),
             angles=torch.from_numpy(self.angles[chosen]),
             landmarks=torch.from_numpy(self.face_landmarks[chosen]),
             points=torch.from_numpy(self.points[chosen]),
         )
 
-    def _windows(self, chosen: NDArray[np.int64]) -> Tensor:
+    def speech_windows(self, chosen: NDArray[np.int64]) -> Float[Tensor, "batch 8 16 feature"]:
+        """Speech around frames, as :attr:`Sample.features`, without decoding a picture."""
         around = chosen[:, None] + np.arange(-_BEFORE, _AFTER + 1)
         start, stop = self._splits[chosen].T[..., None]
         heard = self.features[around.clip(0, len(self) - 1)]

@@ -120,11 +120,17 @@ class IdentityLosses:
     smooth: float = 0.2
     """Total variation of the planes: what no frame shows goes on as its neighbours do."""
 
-    outside: float = 0.3
+    outside: float = 1.0
     """Density at points outside the proxy: floaters, and the wall behind the head that no frame contradicts."""
 
     inside: float = 1.0
     """Missing density at points inside the proxy: a head is opaque, so that its depth is that of its surface."""
+
+    paint: float = 0.1
+    """Colour just behind the surface against the frame that sees the surface: of the sides that no frame shows."""
+
+    bend: float = 2.0
+    """Second differences of depth: skin is smooth, and colours alone do not say so."""
 
     side: float = 0.3
     """Opacity from the side against the proxy: the silhouette that no frame shows."""
@@ -152,8 +158,9 @@ class IdentityStageConfig:
     decoder_rate: float = 2e-3
     """For the decoder."""
 
-    camera_rate: float = 1e-4
-    """For six degrees of freedom of each frame's camera, from a quarter of the steps on; 0 leaves them."""
+    camera_rate: float = 0.0
+    """For six degrees of freedom of each frame's camera, from a quarter of the steps on. 0 leaves them: a frame that is
+    seen once or twice says less about its camera than all said before; long runs may gain from 1e-5."""
 
     refine: int = 450
     """Steps in which frames correct the tracked cameras before all else; 0 trusts the track."""
@@ -210,6 +217,10 @@ class DriverLosses:
     delta: Term = Term(weight=0.01)
     """Size of the delta planes."""
 
+    articulation: Term = Term(weight=0.2)
+    """Where the tracked lips are, read off the speech token by a linear layer that is thrown away in the end; of 32
+    frames more, which costs next to nothing as none is rendered."""
+
     exchange: Term = Term(weight=0.5)
     """With the blink, the speech or the pose of another frame, what these do not drive looks as before."""
 
@@ -231,7 +242,13 @@ class DriverStageConfig:
     """Share of a view's side that a step renders, somewhere in it: steps are cheaper, and more of them fit."""
 
     rate: float = 5e-4
-    """Adam's learning rate."""
+    """Adam's learning rate for the token encoders."""
+
+    unet_rate: float = 5e-5
+    """For the U-Net, whose weights all texels share."""
+
+    map_rate: float = 2e-3
+    """For its maps, each number of which is one texel's."""
 
     identity_rate: float = 0.0
     """For the identity's planes; 0 freezes them."""
@@ -307,14 +324,14 @@ PRESETS: dict[Preset, FitConfig] = {
         model=_SMALL,
         identity=IdentityStageConfig(steps=700),
         superresolution=SuperResolutionStageConfig(steps=300),
-        driver=DriverStageConfig(steps=500, batch=2, part=0.625, rate=2e-3, ema=0.98),
+        driver=DriverStageConfig(steps=500, batch=2, part=0.625, rate=1e-3, map_rate=5e-3, ema=0.98),
         run=RunConfig(save_every=250),
     ),
     "draft": FitConfig(
         model=ModelConfig(view=64, coarse=24, fine=24, superresolution="small", w_dim=32, unet_width=32),
         identity=IdentityStageConfig(steps=1500),
         superresolution=SuperResolutionStageConfig(steps=500),
-        driver=DriverStageConfig(steps=1000, batch=2, part=0.625, rate=2e-3, ema=0.99),
+        driver=DriverStageConfig(steps=1000, batch=2, part=0.625, rate=1e-3, map_rate=5e-3, ema=0.99),
         run=RunConfig(save_every=500),
     ),
     "full": FitConfig(),

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, softplus
+from torch.nn.functional import grid_sample, interpolate, softplus
 
 from talk3d import cameras as cams
 from talk3d.models.compositing import composite
 from talk3d.models.scene import View
 from talk3d.training import losses
-from talk3d.training.face import FaceMesh
+from talk3d.training.face import FaceMesh, depth_error
 from talk3d.training.pictures import grid, pixels, shape_pictures
 from talk3d.training.proxy import HeadProxy, fit_proxy
 from talk3d.training.pyramid import PlanePyramid
@@ -32,6 +32,9 @@ _MOVING = 0.1  # what lips and lids count
 # raw density in the proxy and out of it, and how soon it is reached; light goes 4 mm deep
 _DENSE, _EMPTY, _RAMP = 100.0, -5.0, 0.015
 _POINTS = 4096  # of the volume, in each step
+_FACE_POINTS = 1024  # of the mesh
+_PAINTED = 0.12  # 4 cm: how far behind the surface its colour goes on
+_EDGE = 0.01  # 4 mm from pixel to pixel
 _DILATED, _ERODED = 0.02, 0.03  # the proxy is not the person: what it forbids is farther out, what it fills farther in
 _SIDE_VIEW, _SIDE_SAMPLES, _SIDE_FOCAL = 32, 40, 3.0  # wide enough for hair and shoulders
 _SIDE_YAW, _SIDE_PITCH = 60.0, 20.0
@@ -44,6 +47,18 @@ class _Rest(NamedTuple):
 
     frames: list[int]
     chances: Tensor
+
+
+class _Shot(NamedTuple):
+    """A frame that was rendered, and what it is compared with, at the size of the view."""
+
+    index: int
+    camera: Tensor
+    view: View
+    image: Tensor
+    matte: Tensor
+    plate: Tensor
+    still: Tensor
 
 
 class IdentityStage:
@@ -120,13 +135,14 @@ class IdentityStage:
         share = (step - self.warmup) / self.config.steps
         weights = vars(self.config.losses)
         late = 0.5 if share >= 0.5 else 1.0
-        terms = self._frame(planes, share, generator)
+        shot = self._shot(planes, share, generator)
+        terms = self._frame(shot, generator)
         terms["smooth"] = _variation(planes)
         if self.proxy is not None:
-            terms["outside"], terms["inside"] = self._points(planes, generator)
+            terms |= self._points(planes, shot, generator)
             if step % 2:
                 terms["side"] = self._side(planes, generator)
-            for name in ("mesh", "outside", "inside", "side"):
+            for name in ("mesh", "outside", "inside", "paint", "side"):
                 if name in terms:
                     terms[name] = late * terms[name]
         return {name: weights[name] * term for name, term in terms.items() if weights[name]}
@@ -190,8 +206,8 @@ class IdentityStage:
         density, _ = self.context.identity.query(planes, points)
         return 0.1 * (density - wanted).abs().mean()
 
-    def _frame(self, planes: Tensor, share: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """A frame's colour, matte, and the depth of its face."""
+    def _shot(self, planes: Tensor, share: float, generator: torch.Generator) -> _Shot:
+        """Draw a frame and render it."""
         context = self.context
         index = self._rest.frames[int(torch.multinomial(self._rest.chances, 1, generator=generator))]
         self._seen = f"frame {index}"
@@ -200,43 +216,54 @@ class IdentityStage:
             target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
         side = _side_of(context.identity.config.resolution, share)
         camera = context.cameras(target.index)
-        moves = self.config.camera_rate > 0 and share >= _REFINED
-        camera = camera if moves else camera.detach()
-        view = self._render(planes, camera, side, generator)
+        camera = camera if self._moves(share) else camera.detach()
+        options, device = context.identity.config.rendering, context.device
+        jitter, u = (uniform(generator, device, 1, side * side, count) for count in (options.coarse, options.fine))
+        view = context.identity.render(planes, camera, resolution=side, jitter=jitter, u=u if options.fine else None)
         image, matte, plate, still = (
             _sized(part, side)
             for part in (target.view_image, target.view_matte, target.view_plate, _still_pixels(target))
         )
-        raw = composite(view.features[:, :3], view.weight, plate)
+        return _Shot(index, camera, view, image, matte, plate, still)
+
+    def _frame(self, shot: _Shot, generator: torch.Generator) -> dict[str, Tensor]:
+        """A frame's colour, matte, and the depth of its face."""
+        raw = composite(shot.view.features[:, :3], shot.view.weight, shot.plate)
         terms = {
-            "color": ((raw - image).abs() * (still + (1 - still) * _MOVING)).mean(),
-            "matte": losses.matte(view.weight, matte),
+            "color": ((raw - shot.image).abs() * (shot.still + (1 - shot.still) * _MOVING)).mean(),
+            "matte": losses.matte(shot.view.weight, shot.matte),
         }
         if self.proxy is not None:
-            terms["mesh"] = self.face.depth_error(view, camera)
-        if moves:
-            turn, shift = (context.cameras.correction[index] - self._start[index]).split(3)
+            terms["mesh"] = depth_error(shot.view, shot.camera, self.face.sample(generator, _FACE_POINTS))
+            terms["bend"] = _bend(shot.view.depth)
+        if shot.camera.requires_grad:
+            turn, shift = (self.context.cameras.correction[shot.index] - self._start[shot.index]).split(3)
             terms["camera"] = torch.rad2deg(turn).square().mean() + (100 * shift).square().mean()
         return terms
 
-    def _render(self, planes: Tensor, camera: Tensor, side: int, generator: torch.Generator) -> View:
-        options, device = self.context.identity.config.rendering, self.context.device
-        jitter, u = (
-            uniform(generator, device, 1, side * side, count) for count in (options.coarse, max(options.fine, 1))
-        )
-        return self.context.identity.render(
-            planes, camera, resolution=side, jitter=jitter, u=u if options.fine else None
-        )
+    def _moves(self, share: float) -> bool:
+        return self.config.camera_rate > 0 and share >= _REFINED
 
-    def _points(self, planes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Density outside the dilated proxy, and what is missing of it inside the eroded one; means over points."""
+    def _points(self, planes: Tensor, shot: _Shot, generator: torch.Generator) -> dict[str, Tensor]:
+        """What random points say, means over all.
+
+        Density outside the dilated proxy; what is missing of it inside the eroded one; and the colour of what is just
+        behind the frame's surface, against the frame: the side of the head, which no frame shows, looks like its edge.
+        """
         assert self.proxy is not None
         points = self._random_points(generator, _POINTS)
         distance = self.proxy(points)
-        density, _ = self.context.identity.query(planes, points)
+        density, colors = self.context.identity.query(planes, points)
         outside = softplus(density - 1) * (distance > _DILATED)
         inside = (1 - density / _DENSE).clamp(min=0) * (distance < -_ERODED)
-        return outside.mean(), inside.mean()
+        camera = shot.camera.detach()
+        where = (2 * losses.project(points, camera) - 1)[:, None]
+        behind = (points - camera[:, None, [3, 7, 11]]).norm(dim=2) - _at(shot.view.depth.detach(), where)[:, 0]
+        near = (distance.abs() < _DILATED) & (behind > 0) & (behind < _PAINTED) & (where[:, 0].abs().amax(2) < 1)
+        share = near * _at(shot.matte * shot.still, where)[:, 0]
+        wanted = (_at(shot.image, where) + 1) / 2
+        paint = share * (colors[..., :3].mT - wanted).abs().mean(1)
+        return {"outside": outside.mean(), "inside": inside.mean(), "paint": paint.sum() / share.sum().clamp(min=1)}
 
     def _side(self, planes: Tensor, generator: torch.Generator) -> Tensor:
         """Opacity from a random side, where the proxy knows what it must be; mean over pixels."""
@@ -283,6 +310,18 @@ def _rest_frames(context: StageContext) -> _Rest:
 def _still_pixels(target: Target) -> Tensor:
     """How much of each pixel of a view is neither lips nor lids."""
     return 1 - target.view_regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
+
+
+def _at(picture: Tensor, where: Tensor) -> Tensor:
+    """Look up a picture ``[1, C, H, W]`` at places ``[1, 1, P, 2]``: ``[1, C, P]``."""
+    return grid_sample(picture, where, padding_mode="border", align_corners=False)[:, :, 0]
+
+
+def _bend(depth: Tensor) -> Tensor:
+    """Mean second difference of depth, as in a view of 64 pixels; large ones are edges."""
+    scale = (depth.shape[3] / 64) ** 2  # of half as large pixels it is a quarter
+    bends = [(scale * depth.diff(n=2, dim=dim).abs()).clamp(max=_EDGE).mean() for dim in (2, 3)]
+    return bends[0] + bends[1]
 
 
 def _variation(planes: Tensor) -> Tensor:

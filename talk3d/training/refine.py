@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, normalize, pad
 
@@ -27,7 +27,7 @@ from talk3d.training.targets import FACE, spread
 
 __all__ = ["Points", "Refined", "mattes_of", "refine_cameras", "refine_track"]
 
-_MATTES, _FRAMES = 12, 80  # frames that are enough
+_MATTES, _FRAMES = 12, 80  # training frames that are enough
 _POINTS_VIEW = 40  # pixels of a frontal view, each a point
 _NECK = 0.03  # so far above the chin the neck, which turns less, is not seen
 _SIDE = 128  # pixels of the frames
@@ -75,7 +75,12 @@ class Refined(NamedTuple):
 
 
 def refine_cameras(
-    images: Float[Tensor, "frame 3 height width"], cameras: Float[Tensor, "frame 25"], points: Points, *, steps: int
+    images: Float[Tensor, "frame 3 height width"],
+    cameras: Float[Tensor, "frame 25"],
+    points: Points,
+    *,
+    steps: int,
+    taught: Bool[Tensor, " frame"] | None = None,
 ) -> Refined:
     """Refine cameras.
 
@@ -84,11 +89,15 @@ def refine_cameras(
         cameras: As tracked.
         points: What is looked at; their depth is refined on the way.
         steps: Of Adam.
+        taught: Which frames say what points look like, how deep they are, and what the trend is ``[K]``; the others
+            only find their place. By default all.
     """
+    taught = torch.ones(len(cameras), dtype=torch.bool) if taught is None else taught
+    learns = taught[:, None]
     details = [_details(images, window) for window in _SURROUNDINGS]
     poses, intrinsics = cams.unpack(cameras)
     angles = _yaw_pitch(cameras)
-    mean = angles.mean(0)
+    mean = angles[taught].mean(0)
     positions, normals = points
     middle = positions[:, 2].median()
     trend, rest = torch.zeros(2, 6, requires_grad=True), torch.zeros(len(cameras), 6, requires_grad=True)
@@ -100,11 +109,12 @@ def refine_cameras(
     for step in range(steps):
         for group, rate in zip(adam.param_groups, rates, strict=True):
             group["lr"] = rate * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-        turn, shift = ((angles - mean) @ trend + rest).split(3, dim=1)
+        usual_way = (angles - mean) @ trend
+        turn, shift = (torch.where(learns, usual_way, usual_way.detach()) + rest).split(3, dim=1)
         axes = rotation(turn)
         eyes = (axes @ poses[:, :3, 3:])[..., 0] + shift
         moved = positions + (stretch * (positions[:, 2] - middle) + depth)[:, None] * forward
-        toward = eyes[:, None] - moved
+        toward = eyes[:, None] - torch.where(learns[..., None], moved, moved.detach())
         pixels = -(toward @ (axes @ poses[:, :3, :3])) @ intrinsics.mT
         where = pixels[..., :2] / pixels[..., 2:]
         seen = (normalize(toward, dim=-1) * normals).sum(-1) > _FACING
@@ -112,7 +122,9 @@ def refine_cameras(
         looks = grid_sample(details[len(details) * step // steps], (2 * where - 1)[:, None], align_corners=False)[
             :, :, 0
         ]
-        usual = (looks * seen[:, None]).sum(0) / seen.sum(0).clamp(min=1)
+        shown = seen * learns
+        usual = (looks * shown[:, None]).sum(0) / shown.sum(0).clamp(min=1)
+        usual = torch.where(learns[..., None], usual, usual.detach())
         # square roots of squares: what shines in one frame does not count for more
         error = ((looks - usual).square().sum(1) + 1e-4).sqrt()
         loss = (error * seen).sum() / seen.sum().clamp(min=1)
@@ -134,18 +146,24 @@ def mattes_of(context: StageContext) -> Mattes:
 
 
 def refine_track(context: StageContext, face: FaceMesh, *, steps: int) -> None:
-    """Correct the cameras of all frames by what training frames show."""
+    """Correct the cameras of all frames; what the person looks like is learned from training frames alone."""
     targets, cameras = context.targets, context.cameras
-    frames = targets.frames("train")
-    chosen = spread(frames, _FRAMES)
-    images = torch.cat([targets([i]).image for i in chosen]).cpu()
+    frames = {split: targets.frames(split) for split in targets.dataset.splits}
+    train = len(frames["train"])
+    chosen = {split: spread(found, max(_FRAMES * len(found) // train, 2)) for split, found in frames.items()}
+    listed = [index for found in chosen.values() for index in found]
+    taught = torch.tensor([split == "train" for split, found in chosen.items() for _ in found])
+    images = torch.cat([targets([i]).image for i in listed]).cpu()
     tracked = cameras.tracked.cpu()
     points = _surface(face, mattes_of(context), context.identity.config.camera())
-    refined = refine_cameras(images, tracked[chosen], points, steps=steps)
+    refined = refine_cameras(images, tracked[listed], points, steps=steps, taught=taught)
     correction = refined.of(tracked)
-    # what is left changes slowly; frames that nothing is learned from have the trend alone
-    for k, rest in enumerate(refined.rest.T):
-        correction[frames, k] += torch.from_numpy(np.interp(frames, chosen, rest.numpy())).float()
+    # the rest changes slowly, but not from split to split
+    rests = refined.rest.split([len(found) for found in chosen.values()])
+    for (split, found), rest in zip(chosen.items(), rests, strict=True):
+        for k, values in enumerate(rest.T):
+            between = np.interp(frames[split], found, values.numpy())
+            correction[frames[split], k] += torch.from_numpy(between).float()
     with torch.no_grad():
         cameras.correction.copy_(correction)
 

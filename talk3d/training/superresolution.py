@@ -46,6 +46,10 @@ class SuperResolutionStage:
         self._room = max(context.config.run.cache * 2**20 // (resolution**2 * (channels + 2) * 4), 1)
         self._views: OrderedDict[int, View] = OrderedDict()
         self._seen = ""
+        # at first the picture is the view's, enlarged: what is learned is what that lacks
+        with torch.no_grad():
+            for block in (context.identity.superresolution.block0, context.identity.superresolution.block1):
+                block.to_rgb.weight.zero_()
 
     def begin(self) -> None:
         """Freeze the rest, and forget views of planes that have changed since."""

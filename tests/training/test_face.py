@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from talk3d.data.facemesh import CHIN, LIPS, NOSE_TIP, OVAL
 from talk3d.models.scene import View
-from talk3d.training.face import FaceMesh
+from talk3d.training.face import FaceMesh, depth_error
 from tests.training.heads import CENTER, RADII, face_mesh, photograph, views
 
 FRONTAL = views(torch.tensor([0.0]))
@@ -41,15 +41,27 @@ def test_lips_and_outline_do_not_hold_still_and_the_jaw_is_not_rigid(face: FaceM
     assert not face.rigid[low].any()
 
 
+def test_points_are_spread_over_what_holds_still(face: FaceMesh):
+    positions, normals = face.sample(torch.Generator().manual_seed(0), 2000)
+    wanted = normalize((positions - CENTER) / RADII.square(), dim=1)
+    assert ((normals * wanted).sum(1) > 0.95).float().mean() > 0.95
+    on_surface = ((positions - CENTER) / RADII).norm(dim=1)
+    assert ((on_surface - 1).abs() < 0.03).float().mean() > 0.95
+    lips = face.positions[list(LIPS)]
+    assert torch.cdist(positions, lips).amin() > 1e-3
+
+
 def test_a_depth_within_two_millimetres_is_right(face: FaceMesh):
-    assert face.depth_error(seen(0.0), FRONTAL) < 1e-3
-    assert face.depth_error(seen(0.004), FRONTAL) < 1e-3
+    points = face.positions[face.still], face.normals[face.still]
+    assert depth_error(seen(0.0), FRONTAL, points) < 1e-3
+    assert depth_error(seen(0.004), FRONTAL, points) < 1e-3
 
 
 def test_a_depth_that_is_off_counts_by_what_it_is_off_beyond(face: FaceMesh):
+    points = face.positions[face.still], face.normals[face.still]
     view = seen(0.03)
-    error = face.depth_error(view, FRONTAL)
+    error = depth_error(view, FRONTAL, points)
     torch.testing.assert_close(error, torch.tensor(0.03 - 0.006), atol=2e-3, rtol=0)
     error.backward()
     assert view.depth.grad.sum() > 0.9  # too far: nearer is better
-    torch.testing.assert_close(face.depth_error(seen(-0.03), FRONTAL), error, atol=2e-3, rtol=0)
+    torch.testing.assert_close(depth_error(seen(-0.03), FRONTAL, points), error, atol=2e-3, rtol=0)

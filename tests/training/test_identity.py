@@ -85,10 +85,10 @@ def test_the_warm_up_makes_the_density_that_of_the_proxy(make_stage):
 
 
 def test_it_learns_what_the_frames_show(make_stage):
-    stage = make_stage(warmup=20, steps=60)
+    stage = make_stage(warmup=20, steps=120)
     run(stage, range(20))
     before = stage.measure()
-    run(stage, range(20, 80))
+    run(stage, range(20, 140))
     assert stage.measure()["psnr"] > before["psnr"] + 2
 
 
@@ -115,14 +115,14 @@ def test_without_the_proxy_nothing_holds_the_shape(make_stage):
 def test_with_it_everything_does_and_half_as_much_in_the_second_half(make_stage):
     stage = make_stage(camera_rate=0.0)
     terms = [stage.losses(step, generator_of(0, "identity", 11)) for step in (11, 21)]
-    assert terms[0].keys() == {"color", "matte", "smooth", "mesh", "outside", "inside", "side"}
-    for name in ("mesh", "outside", "inside", "side"):
+    assert terms[0].keys() == {"color", "matte", "smooth", "mesh", "bend", "outside", "inside", "paint", "side"}
+    for name in ("mesh", "outside", "inside", "paint", "side"):
         torch.testing.assert_close(terms[1][name], terms[0][name] / 2)
     assert torch.equal(terms[0]["color"], terms[1]["color"])
 
 
 def test_cameras_stand_still_at_first(make_stage):
-    stage = make_stage()
+    stage = make_stage(camera_rate=1e-4)
     run(stage, range(14))
     assert not stage.context.cameras.correction.any()
     run(stage, range(15, 30))
@@ -167,5 +167,5 @@ def test_a_real_proxy_and_refined_cameras(make_context, make_config, clip):
     stage.begin()
     assert stage.proxy(torch.tensor([0.0, 0.0, 0.0])) < 0
     correction = stage.context.cameras.correction.detach().numpy()
-    assert np.abs(correction[:16]).max() > 0  # of frames that are trained on
+    assert (np.abs(correction).max(1)[[i for split in clip.splits.values() for i in split]] > 0).all()
     assert np.isfinite(run(stage, range(3))["color"])
