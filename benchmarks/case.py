@@ -81,6 +81,8 @@ class Case:
             how accurate we are is for the tests.
         rounds: How often each side is timed; a multiple of the number of input sets.
         lossy: The case trades accuracy for speed: the PSNR of its first output is a result too.
+        exact: Makes outputs and gradients of a problem in float64, where float32 has no tolerance that tells right from
+            wrong: ours may then be off from them by twice what the peer is, and by ``tolerance``.
         layouts: Memory layouts of the first leaf, of which the peer gets the one it is faster with.
     """
 
@@ -93,6 +95,7 @@ class Case:
     tolerance: float
     rounds: int
     lossy: bool = False
+    exact: Callable[[Size, Problem], Tensors] | None = None
     layouts: tuple[str, ...] = LAYOUTS
 
 

@@ -178,7 +178,7 @@ def test_ledger_survives_a_failed_write(tmp_path):
 
 
 def test_device_names_a_kind_and_not_a_machine():
-    assert re.fullmatch(r"cpu-[a-z0-9]+-2threads", ledger.device(2))
+    assert re.fullmatch(r"cpu-[a-z0-9-]+-[a-z0-9]+-2threads", ledger.device(2))
 
 
 @pytest.mark.parametrize(
