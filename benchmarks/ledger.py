@@ -38,7 +38,8 @@ def processor() -> str:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     if not {"vendor_id", "cpu family", "model"} <= facts.keys():
         return platform.machine()
-    return f"{facts['vendor_id'].lower()}-{facts['cpu family']}-{facts['model']}"
+    vendor = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}.get(facts["vendor_id"], facts["vendor_id"].lower())
+    return f"{vendor}-{facts['cpu family']}-{facts['model']}"
 
 
 @cache

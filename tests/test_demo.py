@@ -1,40 +1,60 @@
-"""The demo, made small: what it learns holds from new directions, and shows; the same work gives the same file."""
+"""The demo: which commands it runs, in which order, and what it does when some of it is there or goes wrong."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from PIL import ImageStat
+import soundfile
 
 from talk3d import demo
-
-SMALL = demo.Size(plane=32, views=4, view=32, steps=100, rays=512, tile=48)
-
-
-@pytest.fixture(scope="module")
-def made():
-    return demo.make(SMALL)
+from talk3d.data import synthetic
 
 
-def test_new_views_are_like_the_head(made):
-    assert made[1] > 20  # one picture for all directions, at its best, has 16.7, and a white one 8.1
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the demo with commands that only write down what they were asked; also gives their list."""
+    monkeypatch.setattr(synthetic, "cached", lambda **options: synthetic.SyntheticClip(tmp_path / "clip"))
+    seen: list[list[str]] = []
+
+    def run(failing: str | None = None) -> int:
+        def command(arguments):
+            seen.append(list(arguments))
+            if arguments[0] == failing:
+                return 1
+            Path(arguments[arguments.index("--out") + 1]).mkdir()
+            return 0
+
+        return demo.run_demo(tmp_path / "out", command)
+
+    return run, seen
 
 
-def test_every_part_of_the_picture_shows_something(made):
-    width, height = made[0].size
-    planes, views, depths = (0, 0, width // 5, height), (width // 5, 0, width, height // 2), (width // 5, height // 2)
-    for part in (planes, views, (*depths, width, height)):
-        assert min(ImageStat.Stat(made[0].crop(part)).stddev) > 20
+def test_it_goes_the_whole_way_and_says_so(run, tmp_path, capsys):
+    start, seen = run
+    assert start() == 0
+    assert [arguments[0] for arguments in seen] == ["prepare", "fit", "render", "evaluate"]
+    assert seen[0][1] == str(tmp_path / "clip" / "clip.mp4")
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"$ talk3d {name}" in said for name in ("prepare", "fit", "render", "evaluate"))
+    assert "talking.mp4" in said
+    assert "next:" in said
 
 
-def test_the_same_work_gives_the_same_file(monkeypatch, tmp_path, capsys):
-    size = replace(SMALL, views=2, steps=3)
-    monkeypatch.setattr(demo, "Size", lambda: size)
-    first, second = tmp_path / "new" / "first.png", tmp_path / "second"
-    for out in (first, second):
-        demo.main(out)
-        assert str(out) in capsys.readouterr().out
-    assert first.read_bytes() == second.read_bytes()
-    assert first.read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first.png", "new", "second"]
+def test_the_speech_is_none_of_the_clip_s(run, tmp_path):
+    run[0]()
+    samples, rate = soundfile.read(tmp_path / "out" / "speech.wav")
+    assert rate == 16_000
+    assert len(samples) > 8 * rate
+    assert str(tmp_path / "out" / "speech.wav") in run[1][2]
+
+
+def test_what_failed_is_its_exit_code_and_the_next_run_goes_on_from_there(run, tmp_path):
+    start, seen = run
+    assert start(failing="fit") == 1
+    assert [arguments[0] for arguments in seen] == ["prepare", "fit"]
+    (tmp_path / "out" / "avatar.fit").mkdir()
+    assert start() == 0
+    assert [arguments[0] for arguments in seen[2:]] == ["fit", "render", "evaluate"]
+    assert "--resume" in seen[2]
+    assert "--resume" not in seen[1]

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -36,6 +37,7 @@ from talk3d.data.synthetic.truth import Truth, View
 
 __all__ = ["SyntheticClip", "Track", "Truth", "View", "cached", "write"]
 
+Progress = Callable[[int, int], object]
 VERSION = 2  # of what is written: another one is another folder of the cache
 
 
@@ -66,7 +68,13 @@ class SyntheticClip:
 
 
 def write(
-    folder: Path | str, *, track: Track = "talk", size: int = 256, seconds: float = 24.0, fps: float = 25
+    folder: Path | str,
+    *,
+    track: Track = "talk",
+    size: int = 256,
+    seconds: float = 24.0,
+    fps: float = 25,
+    progress: Progress = lambda done, total: None,
 ) -> SyntheticClip:
     """Write a clip. The same arguments give the same pictures and the same truth.
 
@@ -76,6 +84,7 @@ def write(
         size: Pixels along a side, even.
         seconds: Length; the speech of 24 seconds is repeated or cut off.
         fps: Frames a second.
+        progress: Called with the number of pictures that are made, and of all.
 
     Returns:
         The clip.
@@ -100,7 +109,7 @@ def write(
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        record.film(part, performance, utterance, size, rate, {"version": VERSION, "track": track})
+        record.film(part, performance, utterance, size, rate, {"version": VERSION, "track": track}, progress)
         part.chmod(0o755)  # mkdtemp's are private
         part.replace(folder)
     finally:
@@ -108,7 +117,14 @@ def write(
     return SyntheticClip(folder)
 
 
-def cached(*, track: Track = "talk", size: int = 256, seconds: float = 24.0, fps: float = 25) -> SyntheticClip:
+def cached(
+    *,
+    track: Track = "talk",
+    size: int = 256,
+    seconds: float = 24.0,
+    fps: float = 25,
+    progress: Progress = lambda done, total: None,
+) -> SyntheticClip:
     """Return the clip that :func:`write` writes, from the user's cache where it is there already.
 
     The cache is ``$TALK3D_CACHE``, or ``talk3d`` in ``$XDG_CACHE_HOME`` or where the system keeps caches.
@@ -120,7 +136,7 @@ def cached(*, track: Track = "talk", size: int = 256, seconds: float = 24.0, fps
     folder = cache_folder() / "synthetic" / f"v{VERSION}-{track}-{size}-{seconds:g}s-{fps:g}fps"
     if not folder.exists():
         try:
-            write(folder, track=track, size=size, seconds=seconds, fps=fps)
+            write(folder, track=track, size=size, seconds=seconds, fps=fps, progress=progress)
         except OSError:
             if not folder.exists():  # else another process was faster
                 raise

@@ -42,7 +42,13 @@ _CONVENTIONS = {
 
 
 def film(
-    folder: Path, performance: Performance, utterance: Utterance, size: int, fps: Fraction, about: dict[str, Any]
+    folder: Path,
+    performance: Performance,
+    utterance: Utterance,
+    size: int,
+    fps: Fraction,
+    about: dict[str, Any],
+    progress: Callable[[int, int], object],
 ) -> None:
     """Write ``clip.mp4``, ``speech.wav`` and ``truth/`` into a folder that exists.
 
@@ -53,6 +59,7 @@ def film(
         size: Pixels along a side.
         fps: Frames a second.
         about: What is also said in ``truth.json``.
+        progress: Called with the number of pictures that are made, and of all.
     """
     truth = folder / "truth"
     truth.mkdir()
@@ -63,10 +70,13 @@ def film(
     record |= {"size": size, "fps": float(fps), "text": utterance.text, "conventions": _CONVENTIONS}
     record["phonemes"] = list(zip(utterance.phonemes, utterance.starts.tolist(), strict=True))
     (truth / "truth.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    plate = make_plate(size)
+    plate, jobs = make_plate(size), _view_jobs(motion)
+    total = len(performance.times) + len(jobs)
     with ThreadPoolExecutor(_workers()) as pool:
-        _film_clip(folder, performance, utterance, plate, fps, pool)
-        _film_views(truth / "views.npz", performance, motion, plate, pool)
+        for done in _film_clip(folder, performance, utterance, plate, fps, pool):
+            progress(done, total)
+        for done in _film_views(truth / "views.npz", performance, motion, plate, jobs, pool):
+            progress(len(performance.times) + done, total)
 
 
 def make_plate(size: int) -> NDArray[np.float32]:
@@ -130,8 +140,8 @@ def _film_clip(
     plate: NDArray[np.float32],
     fps: Fraction,
     pool: ThreadPoolExecutor,
-) -> None:
-    """Write the video and its frames' labels, alpha and depth."""
+) -> Iterator[int]:
+    """Write the video and its frames' labels, alpha and depth; yields how many frames there are."""
     writer = FrameWriter(folder / "truth" / "frames.npz")
     writer.add("plate", (plate * 255 + 0.5).astype(np.uint8))
     size, camera = len(plate), _flat(CAMERA)
@@ -149,6 +159,7 @@ def _film_clip(
             file.mux(video.encode(av.VideoFrame.from_ndarray(color, format="rgb24")))
             for name, array in (("alpha", alpha), ("labels", labels), ("depth", depth)):
                 writer.add(f"{name}/{frame:06d}", array)
+            yield frame + 1
         file.mux(video.encode(None))
         sound = av.AudioFrame.from_ndarray(utterance.samples[None], format="fltp", layout="mono")
         sound.sample_rate = RATE
@@ -162,12 +173,10 @@ def _film_views(
     performance: Performance,
     motion: dict[str, NDArray[Any]],
     plate: NDArray[np.float32],
+    jobs: list[tuple[int, float]],
     pool: ThreadPoolExecutor,
-) -> None:
-    """Write frames of the last tenth as cameras see them that turned about the head."""
-    held_out = motion["held_out"]
-    chosen = held_out[np.unique(np.linspace(0, len(held_out) - 1, _VIEWED).round().astype(int))]
-    jobs = [(int(frame), yaw) for frame in chosen for yaw in VIEWS]
+) -> Iterator[int]:
+    """Write frames as cameras see them that turned about the head; yields how many there are."""
     poses = np.array([_orbit(motion["cam2head"][frame], yaw) for frame, yaw in jobs])
 
     def draw(index: int) -> tuple[NDArray[Any], ...]:
@@ -182,7 +191,15 @@ def _film_views(
     for index, pixels in enumerate(_ordered(draw, range(len(jobs)), pool)):
         for name, array in zip(("image", "alpha", "labels", "depth"), pixels, strict=True):
             writer.add(f"{name}/{index:03d}", array)
+        yield index + 1
     writer.close()
+
+
+def _view_jobs(motion: dict[str, NDArray[Any]]) -> list[tuple[int, float]]:
+    """Frames of the last tenth, and by how much cameras are turned that see them."""
+    held_out = motion["held_out"]
+    chosen = held_out[np.unique(np.linspace(0, len(held_out) - 1, _VIEWED).round().astype(int))]
+    return [(int(frame), yaw) for frame in chosen for yaw in VIEWS]
 
 
 def _orbit(pose: NDArray[np.float64], yaw: float) -> NDArray[np.float64]:
