@@ -111,7 +111,8 @@ def fit_proxy(
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], -1)  # [z, y, x, 3]
     # slab by slab: all at once would take half a gigabyte
     solid = torch.stack([_union(_ellipsoids(slab, *parts)) for slab in points])
-    solid = _smooth_min(solid, _face(mesh, line))
+    face, air = _face(mesh, line)
+    solid = torch.maximum(_smooth_min(solid, face), air)
     coarse = _hull(points[::2, ::2, ::2], mattes)[None, None]  # it is smooth
     solid = torch.maximum(solid, interpolate(coarse, (resolution,) * 3, mode="trilinear", align_corners=True)[0, 0])
     if not (solid < 0).any():
@@ -188,6 +189,9 @@ def _fit_parts(
         (error + 0.02 * prior).backward()  # type: ignore[no-untyped-call]
         adam.step()
     moved = (torch.stack((center, radii)) + shift * spread).detach()
+    # no matte shows how far hair stands off the forehead: as far as at the sides
+    hair = list(_PARTS).index("hair")
+    moved[1, hair, 2] += (moved[1] - radii)[hair, 0]
     return moved[0], moved[1]
 
 
@@ -238,20 +242,26 @@ def _smooth_min(a: Tensor, b: Tensor) -> Tensor:
     return _union(torch.stack((a, b), -1))
 
 
-def _face(mesh: Tensor, line: Tensor) -> Tensor:
-    """Distance to what lies just behind the face, at points of a grid ``[D, D, D]`` by z, y, x."""
+def _face(mesh: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance to what lies just behind the face; and how deep a point is in the air before it, negative elsewhere.
+
+    Both ``[D, D, D]``, by z, y, x.
+    """
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator  # scipy takes a second to import
+    from scipy.ndimage import gaussian_filter
 
     surface = mesh[:_SURFACE].double().numpy()
     x, y = np.meshgrid(line.numpy(), line.numpy())  # [y, x]
     inside = LinearNDInterpolator(surface[:, :2], surface[:, 2])(x, y)  # by Delaunay's triangles
     depth = np.where(np.isnan(inside), NearestNDInterpolator(surface[:, :2], surface[:, 2])(x, y), inside)
     outline = torch.from_numpy(_polygon(surface[list(OVAL), :2], np.stack((x, y), -1))).float()
-    front = torch.from_numpy(depth).float()
+    # where the face turns away, at its sides, triangles of the front view are splinters
+    front = torch.from_numpy(gaussian_filter(depth, 1.0)).float()
     gap = line[:, None, None] - front
     down, across = torch.gradient(front, spacing=float(line[1] - line[0]))
     slope = (1 + down.square() + across.square()).rsqrt()
-    return torch.maximum(torch.maximum(gap * slope, -_MASK - gap), outline)
+    height = gap * slope
+    return torch.maximum(torch.maximum(height, -_MASK - gap), outline), torch.minimum(height, -outline)
 
 
 def _polygon(corners: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
