@@ -126,10 +126,10 @@ class IdentityLosses:
     inside: float = 1.0
     """Missing density at points inside the proxy: a head is opaque, so that its depth is that of its surface."""
 
-    paint: float = 0.1
+    paint: float = 0.3
     """Colour just behind the surface against the frame that sees the surface: of the sides that no frame shows."""
 
-    bend: float = 2.0
+    bend: float = 1.0
     """Second differences of depth: skin is smooth, and colours alone do not say so."""
 
     side: float = 0.3

@@ -12,13 +12,13 @@ from talk3d.models.compositing import composite
 from talk3d.models.scene import View
 from talk3d.training import losses
 from talk3d.training.pictures import grid, pixels
+from talk3d.training.rest import Rest
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_color, spread
 
 __all__ = ["SuperResolutionStage"]
 
 _FINAL_RATE = 0.1
-_MOVING = 0.1  # what lips and lids count: a person at rest does not have those of the frame
 _EDGES = 0.5  # weight of the picture's differences: without them, what is not certain is blurred
 _TIMES = 4  # that a frame is seen
 _MEASURED, _SHOWN = 8, 3  # held-out frames
@@ -41,6 +41,7 @@ class SuperResolutionStage:
         # each several times, from all over the clip: their views are rendered but once
         count = max(self.steps * self.config.batch // _TIMES, self.config.batch)
         self._frames = spread(context.targets.frames("train"), count)
+        self._rest = Rest(context.targets)
         self._held_out = context.targets.frames("val")
         resolution, channels = context.identity.config.resolution, context.identity.config.plane_channels
         self._room = max(context.config.run.cache * 2**20 // (resolution**2 * (channels + 2) * 4), 1)
@@ -73,7 +74,7 @@ class SuperResolutionStage:
         return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * step / max(self.steps, 1))) / 2
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Absolute difference of pictures and of their edges; lips and lids count a tenth."""
+        """Absolute difference of pictures and of their edges."""
         context = self.context
         indices = in_turn(self._frames, self.config.batch, step, context.config.seed)
         self._seen = f"frames {', '.join(map(str, indices))}"
@@ -81,9 +82,8 @@ class SuperResolutionStage:
         if torch.rand((), generator=generator) < 0.5:
             target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
         image = self._picture(target)
-        moving = target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
-        # towards the frame itself where it does not count: so that a difference of neighbours is none there either
-        share = 1 - (1 - _MOVING) * moving
+        # where the frame does not count, the picture is compared with itself: edges of the two are no error either
+        share = self._rest.weights(target.index, target.regions)
         wanted = image.detach() + share * (target.image - image.detach())
         return {"l1": losses.l1(image, wanted), "edges": _EDGES * losses.edges(image, wanted)}
 

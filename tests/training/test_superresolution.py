@@ -64,16 +64,10 @@ def _frames(stage: SuperResolutionStage, step: int) -> list[int]:
     return [int(word) for word in stage.batch().removeprefix("frames ").split(", ")]
 
 
-def test_lips_count_little(make_stage, clip, monkeypatch):
+def test_what_does_not_count_is_no_error(make_stage, monkeypatch):
     stage = make_stage()
-    plain = stage.losses(0, generator_of(0, "superresolution", 0))["l1"]
-    sample = clip.sample
-    everywhere = lambda indices: (s := sample(indices))._replace(regions=torch.ones_like(s.regions))  # noqa: E731
-    monkeypatch.setattr(clip, "sample", everywhere)
-    stage = make_stage()
-    torch.testing.assert_close(
-        stage.losses(0, generator_of(0, "superresolution", 0))["l1"], 0.1 * plain, rtol=0.2, atol=0
-    )
+    monkeypatch.setattr(stage._rest, "weights", lambda index, regions: 0 * regions[:, :1])
+    assert not any(term.item() for term in stage.losses(0, generator_of(0, "superresolution", 0)).values())
 
 
 def test_the_preview_shows_frames_beside_pictures(make_stage):
