@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +34,7 @@ Semantics = Literal["aligned", "published"]
 
 _CHANNELS_PER_GROUP = 8
 _SLOPE = 0.01
+_MAPS = 32
 
 # Coordinates (0 = x, 1 = y, 2 = z) of rows and columns as the published positional table has them, whatever the planes
 _PUBLISHED_LABELS = ((0, 1), (1, 2), (0, 2))
@@ -130,7 +132,7 @@ class DeltaUNet(nn.Module):
         )
         last = level(c2, c1, "up" if published else "between")
         self.up = nn.ModuleList([level(c8, c4, "up"), level(c4, c2, "up"), last])
-        self.head = None if published else _Head(c1)
+        self.head = None if published else _Head(c1, resolution, condition)
         if published:  # the delta starts from zero, but only the first: a batch norm follows
             for parameter in last.conv1.parameters():
                 nn.init.zeros_(parameter)
@@ -167,7 +169,7 @@ class DeltaUNet(nn.Module):
         planes = self.up[2](planes + features.half)
         if self.head is None:
             return planes
-        return to_planes(self.head(to_texels(planes), features.scale.expand(batch, -1, -1)))
+        return to_planes(self.head(to_texels(planes), features.scale.expand(batch, -1, -1), tokens))
 
     def encode(self, planes: Float[Tensor, "batch 3 channel size size"], *, copies: int = 1) -> IdentityFeatures:
         """Everything that no token has a part in: the way down and the first self-attention.
@@ -256,19 +258,38 @@ class _Level(nn.Module):
 
 
 class _Head(nn.Module):
-    """Linear layer over the texels of each plane, zero at first, whose output is measured in units of a scale."""
+    """What becomes of features at full resolution: delta planes, zero at first, in units of a scale.
 
-    def __init__(self, width: int) -> None:
+    A linear layer over the texels of each plane; and maps that are learned texel by texel, each with a direction among
+    the channels, as strong as the tokens say. The maps learn within tens of steps where a sound or a blink shows, which
+    convolutions, whose weights all texels share, take thousands for; these refine what the maps cannot say.
+
+    Args:
+        width: Channels.
+        size: Side of a plane.
+        condition: Width of a token.
+    """
+
+    def __init__(self, width: int, size: int, condition: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3, width, width))
         self.bias = nn.Parameter(torch.zeros(3, width))
+        self.maps = nn.Parameter(torch.zeros(3, size * size, _MAPS))
+        self.directions = nn.Parameter(torch.randn(3, _MAPS, width) / math.sqrt(_MAPS))
+        self.strength = nn.Linear(condition, _MAPS)
 
-    def forward(self, texels: Tensor, scale: Tensor) -> Tensor:
-        """Take texels ``[B, 3, N, D]`` to as many, with a scale of each sample ``[B, 1, 1]``."""
+    def forward(self, texels: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
+        """Take texels ``[B, 3, N, D]`` to as many, with a scale of each sample ``[B, 1, 1]`` and its tokens."""
+        batch = len(tokens)
         # scaling the weights spares a pass over the largest planes of all
         weight = (self.weight.mT[:, None] * scale).flatten(0, 1)  # [3 * B, D, D]
         bias = (self.bias[:, None, None] * scale).flatten(0, 1)
         found = torch.baddbmm(bias, texels.transpose(0, 1).flatten(0, 1), weight)
+        # each token has an encoder of its own, so that their sum can say all that they can
+        strength = self.strength(tokens.sum(1))[:, :, None] * scale
+        directions = self.directions[:, None] * strength  # [3, B, M, D]
+        maps = self.maps[:, None].expand(-1, batch, -1, -1)
+        found = torch.baddbmm(found, maps.flatten(0, 1), directions.flatten(0, 1))
         return found.unflatten(0, (3, -1)).transpose(0, 1)
 
 

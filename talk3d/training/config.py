@@ -217,6 +217,10 @@ class DriverLosses:
     delta: Term = Term(weight=0.01)
     """Size of the delta planes."""
 
+    articulation: Term = Term(weight=0.2)
+    """Where the tracked lips are, read off the speech token by a linear layer that is thrown away in the end; of 32
+    frames more, which costs next to nothing as none is rendered."""
+
     exchange: Term = Term(weight=0.5)
     """With the blink, the speech or the pose of another frame, what these do not drive looks as before."""
 
@@ -238,7 +242,13 @@ class DriverStageConfig:
     """Share of a view's side that a step renders, somewhere in it: steps are cheaper, and more of them fit."""
 
     rate: float = 5e-4
-    """Adam's learning rate."""
+    """Adam's learning rate for the token encoders."""
+
+    unet_rate: float = 5e-5
+    """For the U-Net, whose weights all texels share."""
+
+    map_rate: float = 2e-3
+    """For its maps, each number of which is one texel's."""
 
     identity_rate: float = 0.0
     """For the identity's planes; 0 freezes them."""
@@ -314,14 +324,14 @@ PRESETS: dict[Preset, FitConfig] = {
         model=_SMALL,
         identity=IdentityStageConfig(steps=700),
         superresolution=SuperResolutionStageConfig(steps=300),
-        driver=DriverStageConfig(steps=500, batch=2, part=0.625, rate=2e-3, ema=0.98),
+        driver=DriverStageConfig(steps=500, batch=2, part=0.625, rate=1e-3, map_rate=5e-3, ema=0.98),
         run=RunConfig(save_every=250),
     ),
     "draft": FitConfig(
         model=ModelConfig(view=64, coarse=24, fine=24, superresolution="small", w_dim=32, unet_width=32),
         identity=IdentityStageConfig(steps=1500),
         superresolution=SuperResolutionStageConfig(steps=500),
-        driver=DriverStageConfig(steps=1000, batch=2, part=0.625, rate=2e-3, ema=0.99),
+        driver=DriverStageConfig(steps=1000, batch=2, part=0.625, rate=1e-3, map_rate=5e-3, ema=0.99),
         run=RunConfig(save_every=500),
     ),
     "full": FitConfig(),

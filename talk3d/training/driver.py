@@ -18,6 +18,7 @@ from talk3d.models.scene import View
 from talk3d.models.superresolution import FoldedSuperResolution
 from talk3d.ops import render_rays
 from talk3d.training import losses
+from talk3d.training.articulation import Articulation
 from talk3d.training.checkpoint import Checkpoints
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.pictures import grid, pixels
@@ -75,6 +76,7 @@ class DriverStage:
         self.driver = Driver(unet, encoder).to(context.device)
         self.average = copy.deepcopy(self.driver).requires_grad_(False) if self.config.ema else self.driver
         self.perceptual = perceptual
+        self.articulation = Articulation(context.targets, model.token, context.config.seed).to(context.device)
         self._frames = context.targets.frames("train")
         self._windows = context.targets.windows("train", self.config.window) if self.config.window > 1 else []
         self._held_out = context.targets.frames("val")
@@ -90,7 +92,7 @@ class DriverStage:
 
     def modules(self) -> dict[str, nn.Module]:
         """The driver, its average, and what else is trained."""
-        found: dict[str, nn.Module] = {"driver": self.driver}
+        found: dict[str, nn.Module] = {"driver": self.driver, "articulation": self.articulation}
         if self.average is not self.driver:
             found["average"] = self.average
         if self.config.identity_rate:
@@ -100,8 +102,15 @@ class DriverStage:
         return found
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        groups = [{"params": list(self.driver.parameters()), "lr": self.config.rate}]
+        """Adam; what many texels share learns slowly, what is one texel's learns fast."""
+        maps = [self.driver.unet.head.maps]
+        shared = [p for p in self.driver.unet.parameters() if p is not maps[0]]
+        encoders = [*self.driver.conditions.parameters(), *self.articulation.parameters()]
+        groups = [
+            {"params": encoders, "lr": self.config.rate},
+            {"params": shared, "lr": self.config.unet_rate},
+            {"params": maps, "lr": self.config.map_rate},
+        ]
         if self.config.identity_rate:
             groups.append({"params": [self.context.identity.planes], "lr": self.config.identity_rate})
         if self.config.camera_rate:
@@ -149,6 +158,7 @@ class DriverStage:
             "eyes": lambda: self._region(EYES, raw, image, target),
             "matte": lambda: losses.matte(view.weight, target.view_matte),
             "delta": lambda: losses.delta_size(delta, identity),
+            "articulation": lambda: self.articulation(self.driver.conditions.audio, step),
         }
         if config.camera_rate:
             mesh = torch.as_tensor(context.targets.dataset.mesh, device=cameras.device)[None]

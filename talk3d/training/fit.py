@@ -181,7 +181,7 @@ def _save(context: StageContext, driver: Any, out: Path, summary: dict[str, Any]
     }
     identity = context.identity.cpu().requires_grad_(False)
     motion = Motion(
-        cameras=context.cameras().detach().cpu(),
+        cameras=context.cameras(torch.arange(len(dataset), device=context.cameras.tracked.device)).detach().cpu(),
         angles=torch.from_numpy(dataset.angles),
         blink=torch.from_numpy(dataset.blink.mean(1)),
         landmarks=torch.from_numpy(dataset.face_landmarks),

@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy, grid_sample, s
 from talk3d import cameras as cams
 
 __all__ = [
+    "articulation",
     "delta_size",
     "edges",
     "l1",
@@ -203,6 +204,11 @@ def temporal(
     """
     change = found.diff(dim=1)
     return (change if target is None else change - target.diff(dim=1)).abs().mean()
+
+
+def articulation(found: Float[Tensor, "batch value"], lips: Float[Tensor, "batch value"]) -> Tensor:
+    """Mean squared error of lips that were read off speech, both in standard deviations of the clip's."""
+    return (found - lips).square().mean()
 
 
 def delta_size(

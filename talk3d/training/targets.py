@@ -152,6 +152,10 @@ class Targets:
         index = torch.tensor(list(indices), dtype=torch.int64, device=self.device)
         return Target(index, image, matte, regions, plate, *small, *rest)
 
+    def speech(self, indices: Sequence[int]) -> Float[Tensor, "batch 8 16 feature"]:
+        """Speech features alone, as in :class:`Target`, without decoding a picture."""
+        return self.dataset.speech_windows(np.asarray(indices)).to(self.device)
+
     def _reduced(self, picture: Tensor) -> Tensor:
         return interpolate(picture, (self.view, self.view), mode="area") if self.view != self.picture else picture
 

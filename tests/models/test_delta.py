@@ -272,6 +272,26 @@ class TestWork:
         assert dense > 3.2 * once
 
 
+class TestBasis:
+    """What is learned texel by texel, as strong as the tokens say."""
+
+    def test_they_learn_from_the_first_step(self):
+        unet = make("aligned", lively=False)
+        tokens, planes = inputs(unet)
+        delta = unet(tokens, planes)
+        assert (delta == 0).all()
+        (delta * torch.randn_like(delta)).sum().backward()
+        assert unet.head.maps.grad.abs().min() > 0
+
+    def test_each_frame_has_its_own_strength(self):
+        unet = make("aligned", lively=False)
+        tokens, planes = inputs(unet)
+        maps, directions = unet.head.maps.data.normal_(), unet.head.directions
+        strength = tokens.sum(1) @ unet.head.strength.weight.T + unet.head.strength.bias
+        expected = torch.einsum("pnm,pmc,bm->bpcn", maps, directions, strength).unflatten(3, (16, 16)) * planes.std()
+        torch.testing.assert_close(unet(tokens, planes), expected)
+
+
 class TestWidth:
     def test_is_twice_the_channels_by_default_as_published(self, semantics):
         assert make(semantics).options == make(semantics, width=8).options

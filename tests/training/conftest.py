@@ -44,6 +44,10 @@ class Clip:
         self.features = random.normal(size=(FRAMES, 16, FEATURES)).astype(np.float32) * 0.1 + self.loud[:, None, None]
         self.mesh = random.normal(size=(478, 3)).astype(np.float32) * 0.1
         self.landmarks = random.random((FRAMES, 478, 2)).astype(np.float32)
+        self.points = random.normal(size=(FRAMES, 478, 3)).astype(np.float32)
+        self.face_landmarks = random.random((FRAMES, 3, 2)).astype(np.float32)
+        self.crops = np.tile(np.eye(2, 3), (FRAMES, 1, 1))
+        self.plate = np.full((SIZE, SIZE, 3), 13, np.uint8)
         self.decoded = 0
 
     def __len__(self) -> int:
@@ -65,12 +69,15 @@ class Clip:
             regions=regions.expand(count, -1, -1, -1),
             plate=torch.full((count, 3, SIZE, SIZE), -0.9),
             camera=torch.from_numpy(self.cameras)[index],
-            features=torch.from_numpy(self.features)[index][:, None].expand(-1, 8, -1, -1),
+            features=self.speech_windows(index.numpy()),
             blink=torch.from_numpy(self.blink)[index].mean(1),
             angles=torch.from_numpy(self.angles)[index],
             landmarks=torch.zeros(count, 3, 2),
             points=torch.zeros(count, 478, 3),
         )
+
+    def speech_windows(self, chosen: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(self.features[chosen])[:, None].expand(-1, 8, -1, -1)
 
 
 @pytest.fixture(autouse=True)

@@ -251,6 +251,15 @@ class TestTemporal:
         better_downhill(lambda x: losses.temporal(x, target), found, 1e-2)
 
 
+class TestArticulation:
+    def test_by_hand(self):
+        assert losses.articulation(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])) == 2.5
+
+    def test_gradient(self):
+        found, lips = torch.randn(2, 4, 6)
+        better_downhill(lambda x: losses.articulation(x, lips), found, 1e-2)
+
+
 class TestDelta:
     def test_by_hand(self):
         planes = torch.tensor([-1.0, 1.0]).repeat(6).view(1, 3, 1, 2, 2)
