@@ -42,7 +42,7 @@ _MEASURED, _SHOWN = 8, 3  # held-out frames
 class _Shot(NamedTuple):
     """A frame that was rendered, and what it is compared with, at the size of the view."""
 
-    index: int
+    frame: int
     camera: Tensor
     view: View
     image: Tensor
@@ -227,7 +227,7 @@ class IdentityStage:
             terms["mesh"] = depth_error(shot.view, shot.camera, self.face.sample(generator, _FACE_POINTS))
             terms["bend"] = _bend(shot.view.depth)
         if shot.camera.requires_grad:
-            turn, shift = (self.context.cameras.correction[shot.index] - self._start[shot.index]).split(3)
+            turn, shift = (self.context.cameras.correction[shot.frame] - self._start[shot.frame]).split(3)
             terms["camera"] = torch.rad2deg(turn).square().mean() + (100 * shift).square().mean()
         return terms
 

@@ -27,8 +27,8 @@ _SIDES = (234, 454)  # of the mesh, in front of the ears
 _SURFACE = 468  # vertices of the face; the rest are irises
 
 # ellipsoids in centimetres of a head of average width and height, in MediaPipe's canonical frame: centre, radii, and
-# how far each may be from that (standard deviations; radii of an adult's head after the ISO 7250 tables; what the
-# mattes cannot see, depth above all, is held tighter than what they can)
+# how far each may be from that (standard deviations). An adult's head is some 15 wide and 19 long; hair adds to that.
+# What the mattes cannot see, depth above all, is held tighter than what they can
 _PARTS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...], bool]] = {
     "skull": ((0, 4.2, -3.1), (7.3, 8.3, 8.8), (0.0, 0.4, 0.2), (0.3, 0.4, 0.3), False),
     "hair": ((0, 5.0, -3.6), (7.7, 8.6, 9.2), (0.4, 1.2, 0.3), (1.2, 2.0, 0.6), False),
@@ -43,6 +43,7 @@ _HALF_WIDTH, _CHIN_DROP = 7.55, 12.0  # of that head's mesh: at its sides, and f
 
 _FILLET = 0.015  # parts flow into each other where they are closer than this, world units
 _MASK = 0.08  # how far the face reaches behind its surface; the jaw and the skull go on from there
+_PRIOR = 0.02  # weight of squares against the cross entropy
 _STEPS, _STEP = 60, 0.25  # of the fit to the mattes: Adam's steps, and their length in standard deviations
 _SOFT = 0.012  # world units in which a silhouette goes from the person to the background
 _HULL = 0.8  # share of the frames whose mattes must hold a point
@@ -154,15 +155,15 @@ def surface(parts: tuple[Tensor, Tensor], camera: Float[Tensor, "1 25"], side: i
 
 def _parts(mesh: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Centres and radii ``[P, 3]`` in proportion to a mesh, and by how much each may change."""
-    left, right = (mesh[list(ends)] for ends in (_SIDES, EYE_CORNERS))
-    middle = right.mean(0)
-    wide = (left[1] - left[0]).norm() / (2 * _HALF_WIDTH)
+    middle = mesh[list(EYE_CORNERS)].mean(0)
+    wide = (mesh[_SIDES[1]] - mesh[_SIDES[0]]).norm() / (2 * _HALF_WIDTH)
     high = (middle - mesh[CHIN])[1] / _CHIN_DROP
     scale = torch.stack((wide, high, wide))
-    rows = []
-    for center, radii, center_spread, radii_spread, paired in _PARTS.values():
-        for side in (1, -1) if paired else (1,):
-            rows.append(([side * center[0], *center[1:]], radii, center_spread, radii_spread))
+    rows = [
+        ((side * center[0], *center[1:]), *rest)
+        for center, *rest, paired in _PARTS.values()
+        for side in ((1, -1) if paired else (1,))
+    ]
     center, radii, center_spread, radii_spread = (torch.tensor(part) for part in zip(*rows, strict=True))
     origin = middle - scale * torch.tensor([0.0, 2.664, 3.173])  # of the canonical frame: see talk3d.data.facemesh
     return origin + scale * center, scale * radii, scale * center_spread, scale * radii_spread
@@ -186,7 +187,7 @@ def _fit_parts(
         error = binary_cross_entropy_with_logits(-margin / _SOFT, matte, weight=trust)
         prior = shift.square().mean()
         adam.zero_grad()
-        (error + 0.02 * prior).backward()  # type: ignore[no-untyped-call]
+        (error + _PRIOR * prior).backward()
         adam.step()
     moved = (torch.stack((center, radii)) + shift * spread).detach()
     # no matte shows how far hair stands off the forehead: as far as at the sides
