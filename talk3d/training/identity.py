@@ -29,7 +29,6 @@ _WARM_RATE, _FINAL_RATE = 3.0, 0.1
 # raw density in the proxy and out of it, and how soon it is reached; light goes 4 mm deep
 _DENSE, _EMPTY, _RAMP = 100.0, -5.0, 0.015
 _POINTS = 4096  # of the volume, in each step
-_BEYOND = 1.04  # times the box is where they are
 _FACE_POINTS = 1024  # of the mesh
 _PAINTED = 0.12  # 4 cm: how far behind the surface its colour goes on
 _EDGE = 0.01  # 4 mm from pixel to pixel
@@ -242,13 +241,11 @@ class IdentityStage:
         behind the frame's surface, against the frame: the side of the head, which no frame shows, looks like its edge.
         """
         assert self.proxy is not None
-        # to beyond the box: planes fade at their rim, and what is decoded of nothing must be nothing
-        points = _BEYOND * self._random_points(generator, _POINTS)
+        points = self._random_points(generator, _POINTS)
         distance = self.proxy(points)
         density, colors = self.context.identity.query(planes, points)
         outside = softplus(density - 1) * (distance > _DILATED)
-        within = points.abs().amax(2) < self.context.identity.config.rendering.box_warp / 2
-        inside = (1 - density / _DENSE).clamp(min=0) * (distance < -_ERODED) * within
+        inside = (1 - density / _DENSE).clamp(min=0) * (distance < -_ERODED)
         camera = shot.camera.detach()
         where = (2 * losses.project(points, camera) - 1)[:, None]
         behind = (points - camera[:, None, [3, 7, 11]]).norm(dim=2) - _at(shot.view.depth.detach(), where)[:, 0]
