@@ -132,8 +132,9 @@ class IdentityLosses:
     bend: float = 1.0
     """Second differences of depth: skin is smooth, and colours alone do not say so."""
 
-    side: float = 0.3
-    """Opacity from the side against the proxy: the silhouette that no frame shows."""
+    side: float = 1.0
+    """Opacity from the side against the proxy: the silhouette that no frame shows, and what is decoded beyond the faces
+    of the box, where planes are zero and the last sample of a ray may lie."""
 
     camera: float = 0.01
     """Cameras against where they began: squares, in degrees and in hundredths of a unit."""

@@ -32,15 +32,10 @@ class PlanePyramid(nn.Module):
         # chance in the coarsest one is enough to tell channels apart; in fine ones it would stay where no ray goes
         parameters[-1].normal_(0, 0.1, generator=generator)
         self.levels = nn.ParameterList(parameters)
-        # zeros around the planes halve what is sampled at the faces of the box: what is decoded of halves is a shell
-        # around the head that only novel views see; twice as much at the rim undoes that
-        rim = torch.ones(side)
-        rim[[0, -1]] = 2
-        self.register_buffer("rim", rim[:, None] * rim, persistent=False)
 
     def forward(self) -> Float[Tensor, "1 3 channel side side"]:
         """Add up."""
         total = self.levels[0]
         for level in list(self.levels)[1:]:
             total = total + interpolate(level, total.shape[2:], mode="bilinear", align_corners=False)
-        return (total * self.rim)[None]
+        return total[None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from talk3d.ops import sample_triplane
 from talk3d.training.pyramid import PlanePyramid
 
 
@@ -17,29 +16,19 @@ def test_planes_are_the_sum_of_enlarged_levels():
     pyramid = make()
     for level, value in zip(pyramid.levels, (1.0, 20.0, 300.0), strict=True):
         torch.nn.init.constant_(level, value)
-    assert (pyramid()[..., 1:-1, 1:-1] == 321.0).all()
+    assert torch.equal(pyramid(), torch.full((1, 3, 2, 8, 8), 321.0))
     assert [level.shape[2] for level in pyramid.levels] == [8, 4, 2]
 
 
 def test_a_coarse_level_moves_its_neighbourhood():
     pyramid = make()
-    pyramid()[0, 0, 0, 1, 1].backward()
+    pyramid()[0, 0, 0, 0, 0].backward()
     fine, _, coarse = (level.grad for level in pyramid.levels)
-    assert fine.count_nonzero() == 1
-    assert coarse.count_nonzero() == 1
+    assert fine.count_nonzero() == coarse.count_nonzero() == 1
     before = pyramid().detach()
     with torch.no_grad():
         pyramid.levels[2][0, 0, 0, 0] += 1
     assert ((pyramid().detach() - before)[0, 0, 0] > 0).sum() >= 16
-
-
-def test_the_faces_of_the_box_see_what_lies_just_within():
-    pyramid = make()
-    for level in pyramid.levels:
-        torch.nn.init.constant_(level, 1.0)
-    points = torch.tensor([[[0.0, 0.0, 0.5], [0.5, 0.0, 0.1], [0.5, -0.5, 0.5], [0.0, 0.1, 0.2]]])
-    found = sample_triplane(pyramid(), points, box_warp=1.0, axes="zy")
-    torch.testing.assert_close(found, torch.full_like(found, 3.0))
 
 
 def test_chance_is_in_the_coarsest_level_alone_and_repeats():
