@@ -16,7 +16,7 @@ from talk3d.models import superresolution
 from talk3d.models.identity import Identity
 from talk3d.training import config as settings
 from talk3d.training.cameras import CameraTrack
-from talk3d.training.config import DriverStageConfig, FitConfig, ModelConfig, RunConfig
+from talk3d.training.config import DriverStageConfig, FitConfig, ModelConfig, RunConfig, SuperResolutionStageConfig
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import Targets
 
@@ -44,6 +44,9 @@ class Clip:
         self.features = random.normal(size=(FRAMES, 16, FEATURES)).astype(np.float32) * 0.1 + self.loud[:, None, None]
         self.mesh = random.normal(size=(478, 3)).astype(np.float32) * 0.1
         self.landmarks = random.random((FRAMES, 478, 2)).astype(np.float32)
+        self.face_landmarks = np.zeros((FRAMES, 3, 2), np.float32)
+        self.crops = np.tile(np.eye(2, 3), (FRAMES, 1, 1))
+        self.plate = np.full((SIZE, SIZE, 3), 13, np.uint8)
         self.points = random.normal(size=(FRAMES, 478, 3)).astype(np.float32)
         self.decoded = 0
 
@@ -105,8 +108,9 @@ def tiny_config(**changes: Any) -> FitConfig:
         unet_width=8, token=16,
     )  # fmt: skip
     driver = DriverStageConfig(steps=6, batch=2, rate=1e-3, ema=0.9, warmup=0)
+    superresolution = SuperResolutionStageConfig(before=1, steps=3)
     run = RunConfig(save_every=2, log_every=1, device="cpu")
-    return FitConfig(**{"model": model, "driver": driver, "run": run} | changes)
+    return FitConfig(**{"model": model, "superresolution": superresolution, "driver": driver, "run": run} | changes)
 
 
 @pytest.fixture
