@@ -26,7 +26,8 @@ __all__ = ["collect", "show"]
 PACKAGES = {
     "triton": "Triton kernels",
     "ninja": "building the native kernels in parallel",
-    "matplotlib": "plots of benchmarks",
+    "mediapipe": "talk3d prepare",
+    "transformers": "speech features of wav2vec 2.0 and HuBERT",
     "nvtx": "ranges for a profiler",
     "pytest-benchmark": "make bench",
 }

@@ -23,7 +23,7 @@ ARROWS = {
     "cli": {"demo", "memory", "info", "data", "weights", "export", "training", "rendering", "evaluation"},
     "demo": {"ops", "cameras"},
     "info": {"registry"},
-    "training": {"avatar", "data"},
+    "training": {"avatar", "data", "pictures"},
     "rendering": {"avatar", "data"},
     "evaluation": {"avatar", "data", "pictures"},
     "talk3d": {"avatar"},

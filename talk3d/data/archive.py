@@ -90,12 +90,11 @@ class ArchiveReader:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Decode a crop ``[S, S, 3]``."""
-        return np.asarray(Image.open(io.BytesIO(self._read(index, 0))))
+        return np.array(Image.open(io.BytesIO(self._read(index, 0))))
 
-    def masks(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Decode matte and regions' bits ``[S, S]``."""
-        both = np.asarray(Image.open(io.BytesIO(self._read(index, 1))))
-        return both[..., 0], both[..., 1]
+    def masks(self, index: int) -> NDArray[np.uint8]:
+        """Decode matte and regions' bits ``[S, S, 2]``."""
+        return np.array(Image.open(io.BytesIO(self._read(index, 1))))
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_file": None}

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from talk3d.audio.features import FeaturesInfo
-from talk3d.backdrop import Backdrop, signed
+from talk3d.backdrop import Backdrop
 from talk3d.data.archive import ArchiveReader
 from talk3d.data.meta import Meta, read_meta
 from talk3d.data.regions import NAMES
@@ -156,7 +156,7 @@ class Dataset:
 
     def masks(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Decode a frame's matte, 0 to 255 ``[S, S]``, and its regions ``[4, S, S]``: face, mouth, eyes, torso."""
-        matte, bits = self._archive.masks(index)
+        matte, bits = np.moveaxis(self._archive.masks(index), 2, 0)
         return matte, np.stack([(bits >> k & 1).astype(bool) for k in range(len(NAMES))])
 
     def sample(self, indices: Iterable[int] | Tensor) -> Sample:
@@ -181,15 +181,15 @@ class Dataset:
         regions = torch.empty(len(index), len(NAMES), self.size, self.size)
         bits = torch.arange(len(NAMES), dtype=torch.uint8)[:, None, None]
         for n, i in enumerate(chosen.tolist()):
-            images[n] = signed(torch.from_numpy(self._archive.picture(i).copy()))
+            images[n] = _planes(self._archive.picture(i))
             plates[n] = self._backdrop(i)
-            alpha, region = self._archive.masks(i)
-            matte[n, 0] = torch.from_numpy(alpha.copy())
-            regions[n] = (torch.from_numpy(region.copy()) >> bits) & 1
+            alpha, region = _planes(self._archive.masks(i))
+            matte[n, 0] = alpha
+            regions[n] = (region.contiguous() >> bits) & 1
         return Sample(
             index=index,
-            image=images,
-            matte=matte.div_(255),
+            image=images.mul_(1 / 127.5).sub_(1),
+            matte=matte.mul_(1 / 255),
             regions=regions,
             plate=plates,
             camera=torch.from_numpy(self.cameras[chosen]),
@@ -211,3 +211,8 @@ class Dataset:
     @cached_property
     def _backdrop(self) -> Backdrop:
         return Backdrop(torch.from_numpy(self.plate.copy()), torch.from_numpy(self.crops) / self.size, self.size)
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Tensor:
+    """``[H, W, C]`` to ``[C, H, W]``, as it is in memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)

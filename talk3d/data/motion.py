@@ -15,7 +15,7 @@ __all__ = ["carry", "fuse"]
 Array = NDArray[np.float64]
 # Lucas and Kanade's search: half of its window over the face's width, so that a blink stays with the points around the
 # eye; pixels that half must have; halvings of the picture
-_WINDOW, _LEAST, _LEVELS = 0.04, 3, 3
+_WINDOW, _LEAST, _LEVELS = 0.05, 4, 3
 _RETURN = 0.5  # pixels by which a point may miss itself on the way there and back
 _ENOUGH = 0.5  # share of points that must come back
 # a point that goes its own way, such as an eye's corner in a blink: pixels off the others' way, and times what is usual

@@ -24,7 +24,7 @@ __all__ = [
     "ssim_map",
 ]
 
-_FEWEST = 10  # pairs of numbers of which a correlation says something
+_FEWEST = 25  # pairs of numbers of which a correlation says something: a second of speech
 
 
 class Metric(NamedTuple):
@@ -180,7 +180,7 @@ def correlation(found: NDArray[np.float64], truth: NDArray[np.float64]) -> float
     """Pearson's correlation of two curves, over the frames where both are finite.
 
     Raises:
-        ValueError: Fewer than ten frames have both, or one of the curves is constant there; a sentence for the report.
+        ValueError: Fewer than 25 frames have both, or one of the curves is constant there; a sentence for the report.
     """
     both = np.isfinite(found) & np.isfinite(truth)
     if both.sum() < _FEWEST:

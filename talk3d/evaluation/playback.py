@@ -60,7 +60,9 @@ class Playback:
         side, size = self._baked.side, dataset.size
         if side != size:
             self.notes.append(f"Our pictures of {side} x {side} were resized to the dataset's {size} x {size}.")
-        if avatar.plate is not None:
+        # an avatar may say that its volume holds the person alone, and not carry the plate
+        self._before_plate = avatar.plate is not None or avatar.facts.get("background") == "plate"
+        if self._before_plate:
             self.notes.append("Our frames stand before the dataset's background, which is not rendered.")
 
     @property
@@ -96,7 +98,7 @@ class Playback:
         cameras = sample.camera if camera is None else camera.expand(len(sample.camera), 25)
         made = self._baked.frames(tokens, cameras)
         behind = None
-        if self._avatar.plate is not None:
+        if self._before_plate:
             behind = _resize(sample.plate, self._baked.side).clamp(-1, 1)
         pictures = self._baked.compose(made, behind)
         if self._baked.side != self._dataset.size:

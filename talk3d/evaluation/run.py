@@ -163,7 +163,7 @@ class _Comparison:
         except ImportError as error:
             self._blind = str(error)
         reader, floor_reader, *video_readers = readers
-        self._truth = Truth(dataset, frames, reader, inception)
+        self._truth = Truth(dataset.size, frames, reader, inception)
         self._ours, *self._turned = (Video(self._truth, video_reader, inception) for video_reader in video_readers)
         self._scores, self._floor_scores = PictureScores(lpips), PictureScores(lpips)
         floor, note = mean_frame(dataset)

@@ -16,10 +16,11 @@ from talk3d.data.regions import NAMES
 from talk3d.evaluation.faces import Face, FaceReader
 from talk3d.evaluation.networks import Inception
 from talk3d.evaluation.scores import FaceCurves
+from talk3d.pictures import to_bytes
 
-__all__ = ["REGIONS", "TrueFrames", "Truth", "mean_frame", "unit"]
+__all__ = ["TrueFrames", "Truth", "mean_frame", "unit"]
 
-REGIONS = ("face", "mouth", "torso")  # beside the whole picture
+_REGIONS = ("face", "mouth", "torso")  # beside the whole picture
 _AVERAGED = 256  # frames of which the floor is the mean, evenly spaced: more would hardly change it
 
 
@@ -47,8 +48,8 @@ class Truth:
     """The true video.
 
     Args:
-        dataset: Where it is.
-        frames: Which of it.
+        size: Side of its pictures.
+        frames: Which of the dataset.
         reader: Follows the face; None if there is no tracker.
         inception: Makes FID's features, if its weights are there.
 
@@ -59,9 +60,9 @@ class Truth:
         curves: Its mouth and eyes.
     """
 
-    def __init__(self, dataset: Dataset, frames: range, reader: FaceReader | None, inception: Inception | None) -> None:
-        self._dataset, self._first, self._reader, self._inception = dataset, frames.start, reader, inception
-        self.length, self.count, self.scale = len(frames), 0, 512 / dataset.size
+    def __init__(self, size: int, frames: range, reader: FaceReader | None, inception: Inception | None) -> None:
+        self._first, self._reader, self._inception = frames.start, reader, inception
+        self.length, self.count, self.scale = len(frames), 0, 512 / size
         self.curves = FaceCurves(self.length, self.scale)
 
     def read(self, chunk: Sequence[int], sample: Sample, device: torch.device) -> TrueFrames:
@@ -73,15 +74,15 @@ class Truth:
             device: Where to compare.
         """
         positions = [frame - self._first for frame in chunk]
-        pixels = [self._dataset.picture(frame) for frame in chunk]
-        pictures = unit(torch.from_numpy(np.stack(pixels)).to(device))
-        faces = [self._reader(picture) if self._reader else None for picture in pixels]
+        pixels = to_bytes((sample.image[: len(chunk)] + 1) / 2).permute(0, 2, 3, 1).contiguous()
+        pictures = unit(pixels.to(device))
+        faces = [self._reader(picture) if self._reader else None for picture in pixels.numpy()]
         self.curves.add(positions, faces, faces)
-        regions = {name: sample.regions[: len(chunk), NAMES.index(name)][:, None].to(device) for name in REGIONS}
+        regions = {name: sample.regions[: len(chunk), NAMES.index(name)][:, None].to(device) for name in _REGIONS}
         features = None if self._inception is None else self._inception(pictures)
         self.count += len(chunk)
         whole = torch.ones_like(pictures[:, :1])
-        return TrueFrames(positions, pixels, pictures, {"whole": whole, **regions}, faces, features)
+        return TrueFrames(positions, list(pixels.numpy()), pictures, {"whole": whole, **regions}, faces, features)
 
 
 def mean_frame(dataset: Dataset) -> tuple[UInt8[Tensor, "1 side side 3"], str]:

@@ -1,4 +1,4 @@
-"""What is measured of a video, ours or the floor, beyond its pixels."""
+"""What is measured of a rendered video beyond its pixels: mouth, eyes, how its frames are distributed."""
 
 from __future__ import annotations
 

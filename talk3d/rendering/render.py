@@ -134,7 +134,7 @@ def render_chunk(
     frames = _frames(job, len(features), index)
     pictures = renderer(features, frames)
     if job.paste_back and (motion := renderer.avatar.motion):
-        start = int(renderer.avatar.facts.get("first_frame", 0))
+        start = int(renderer.avatar.facts.get("source", {}).get("first_frame", 0))
         pictures = Paster(Path(job.paste_back), motion, start)(pictures, ping_pong(frames, len(motion.blink)))
     if job.format == "png":
         _write_pngs(pictures, frames, out, step)

@@ -28,7 +28,7 @@ def test_pictures_come_back_nearly_and_masks_exactly(archive):
     assert len(reader) == 12
     for frame in (11, 0, 5):
         assert np.abs(reader.picture(frame).astype(int) - SMOOTH - frame).max() <= 3
-        matte, bits = reader.masks(frame)
+        matte, bits = np.moveaxis(reader.masks(frame), 2, 0)
         np.testing.assert_array_equal(matte, MATTE + np.uint8(frame))
         np.testing.assert_array_equal(bits, BITS)
 

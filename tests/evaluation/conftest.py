@@ -18,7 +18,7 @@ from talk3d.data.meta import Camera, Meta, write_meta
 from talk3d.data.rows import RowWriter
 from talk3d.evaluation import faces as tracking
 
-FRAMES, SIZE, WIDTH, FOCAL = 24, 32, 7, cameras.FFHQ_FOCAL
+FRAMES, SIZE, WIDTH, FOCAL = 40, 32, 7, cameras.FFHQ_FOCAL
 SPLITS = {"train": (0, 6), "val": (6, 8), "test": (8, FRAMES)}
 FEATURES = FeaturesInfo("logmel", WIDTH, -2.0, 1.5)
 FACE, MOUTH, TORSO = (slice(4, 20), slice(8, 24)), (slice(14, 18), slice(12, 20)), (slice(24, 32), slice(0, 32))
@@ -28,7 +28,7 @@ def picture(frame: int) -> np.ndarray:
     """A ramp, with a mouth that is redder in each frame."""
     across, down = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     pixels = np.stack((6 * across, 6 * down, 3 * (across + down)), -1).astype(np.uint8)
-    pixels[MOUTH] = (10 * frame + 5, 40, 40)
+    pixels[MOUTH] = (5 * frame + 5, 40, 40)
     return pixels
 
 

@@ -76,13 +76,13 @@ class TestCorrelation:
         found[max(late, 0) : 40 + min(late, 0)] = self.curve[max(-late, 0) : 40 - max(late, 0)]
         assert metrics.best_lag(found, self.curve) == (late, pytest.approx(1))
 
-    def test_needs_ten_frames(self):
-        with pytest.raises(ValueError, match="10 frames in which both were seen, and there are 9"):
-            metrics.correlation(self.curve[:9], self.curve[:9])
+    def test_needs_a_second(self):
+        with pytest.raises(ValueError, match="25 frames in which both were seen, and there are 24"):
+            metrics.correlation(self.curve[:24], self.curve[:24])
 
-    def test_a_lag_needs_ten_frames_at_each_shift(self):
-        with pytest.raises(ValueError, match="15 frames, so that 10 are left"):
-            metrics.best_lag(self.curve[:14], self.curve[:14])
+    def test_a_lag_needs_a_second_at_each_shift(self):
+        with pytest.raises(ValueError, match="30 frames, so that 25 are left"):
+            metrics.best_lag(self.curve[:29], self.curve[:29])
 
     def test_needs_movement(self):
         with pytest.raises(ValueError, match="nothing moves"):

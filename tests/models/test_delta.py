@@ -272,7 +272,7 @@ class TestWork:
         assert dense > 3.2 * once
 
 
-class TestMaps:
+class TestBasis:
     """What is learned texel by texel, as strong as the tokens say."""
 
     def test_they_learn_from_the_first_step(self):

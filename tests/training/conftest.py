@@ -48,6 +48,9 @@ class Clip:
         self.crops = np.tile(np.eye(2, 3), (FRAMES, 1, 1))
         self.plate = np.full((SIZE, SIZE, 3), 13, np.uint8)
         self.points = random.normal(size=(FRAMES, 478, 3)).astype(np.float32)
+        self.face_landmarks = random.random((FRAMES, 3, 2)).astype(np.float32)
+        self.crops = np.tile(np.eye(2, 3), (FRAMES, 1, 1))
+        self.plate = np.full((SIZE, SIZE, 3), 13, np.uint8)
         self.decoded = 0
 
     def __len__(self) -> int:

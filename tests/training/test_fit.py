@@ -92,7 +92,7 @@ def test_an_avatar_is_made(run, tmp_path, make_config, clip):
     features = torch.from_numpy(clip.features[:3])
     conditions = Conditions(torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 3, 2))
     baked = avatar.bake()
-    image = baked.render(baked.tokens(features, conditions), torch.from_numpy(clip.cameras[:3])).image
+    image = baked.frames(baked.tokens(features, conditions), torch.from_numpy(clip.cameras[:3])).image
     assert image.shape == (3, 3, 32, 32)
     assert image.isfinite().all()
     facts = avatar.facts
