@@ -44,9 +44,6 @@ class Clip:
         self.features = random.normal(size=(FRAMES, 16, FEATURES)).astype(np.float32) * 0.1 + self.loud[:, None, None]
         self.mesh = random.normal(size=(478, 3)).astype(np.float32) * 0.1
         self.landmarks = random.random((FRAMES, 478, 2)).astype(np.float32)
-        self.face_landmarks = np.zeros((FRAMES, 3, 2), np.float32)
-        self.crops = np.tile(np.eye(2, 3), (FRAMES, 1, 1))
-        self.plate = np.full((SIZE, SIZE, 3), 13, np.uint8)
         self.points = random.normal(size=(FRAMES, 478, 3)).astype(np.float32)
         self.face_landmarks = random.random((FRAMES, 3, 2)).astype(np.float32)
         self.crops = np.tile(np.eye(2, 3), (FRAMES, 1, 1))
