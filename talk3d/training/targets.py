@@ -41,7 +41,7 @@ class Target(NamedTuple):
         tracked: The same landmarks in the crop, its sides being 1, ``[B, 478, 2]``.
     """
 
-    index: Int[Tensor, " batch"]
+    index: Int[Tensor, " batch"]  # type: ignore[assignment]  # tuples have a method of this name
     image: Float[Tensor, "batch 3 size size"]
     matte: Float[Tensor, "batch 1 size size"]
     regions: Float[Tensor, "batch 4 size size"]
