@@ -44,7 +44,7 @@ class Paster:
     def _read(self, wanted: set[int]) -> dict[int, NDArray[np.uint8]]:
         found: dict[int, NDArray[np.uint8]] = {}
         for picture in Video(self.clip):
-            index = picture.index - self.start
+            index = picture.frame - self.start
             if index in wanted:
                 height, width = (side - side % 2 for side in picture.pixels.shape[:2])  # which H.264 wants even
                 found[index] = picture.pixels[:height, :width]

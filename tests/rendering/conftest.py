@@ -26,6 +26,7 @@ def write_speech(path: Path, seconds: float, rate: int = RATE) -> Path:
 def avatar(make_avatar) -> Avatar:
     """An avatar with a clip of 12 frames behind it, before a plate of 300 x 200 pixels."""
     avatar = make_avatar("aligned", speech=80)
+    avatar.identity.decoder.output.bias[0] = 3  # half of the rays meet something
     avatar.facts = {"features": {"name": "logmel", "width": 80, "mean": -2.0, "scale": 1.0}}
     moves = imagine(range(12), focal=avatar.identity.config.focal)
     crop = torch.tensor([[1 / 150, 0, -0.3], [0, 1 / 150, -0.2]], dtype=torch.float64)
