@@ -1,6 +1,6 @@
 """How well an avatar of the synthetic clip looks from where the clip never looked.
 
-    python benchmarks/novel_views.py CLIP DATASET AVATAR [--cameras RUN] [--sheet views.png] [--json]
+    python benchmarks/novel_views.py CLIP DATASET AVATAR [--sheet views.png] [--json]
 
 CLIP is what `talk3d.data.synthetic.write` wrote, DATASET what `talk3d prepare` made of it, AVATAR what was fitted to
 that. The truth shows held-out frames at yaw +-30 and +-45 degrees; ours is the person at rest, seen by the true camera.
@@ -219,14 +219,11 @@ def head_width(truth: Truth, frame: int) -> float:
 
 
 @torch.no_grad()
-def run(
-    clip: SyntheticClip, dataset: Dataset, identity: Identity, cameras: Tensor | None = None
-) -> tuple[dict[str, Any], Tensor]:
+def run(clip: SyntheticClip, dataset: Dataset, identity: Identity, cameras: Tensor) -> tuple[dict[str, Any], Tensor]:
     """Measure everything; also returns pictures of one frame's views: truth, ours, depth, normals, depth error."""
     truth, size = clip.truth, dataset.size
     frames = [i for i in dataset.splits["train"] if dataset.valid[i]]
-    tracked = torch.from_numpy(dataset.cameras).double()
-    refined = tracked if cameras is None else cameras.double()
+    tracked, refined = torch.from_numpy(dataset.cameras).double(), cameras.double()
     windows = [window(truth.cameras[i], dataset.crops[i], dataset.meta.frame_size[0], size) for i in frames]
     mesh = torch.from_numpy(dataset.mesh).double()[:468]
     with torch.enable_grad():
@@ -259,18 +256,11 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("avatar", type=Path)
-    parser.add_argument("--cameras", type=Path, help="refined cameras: safetensors with the correction of each frame")
     parser.add_argument("--sheet", type=Path, help="where to write pictures")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     dataset, avatar = Dataset(options.dataset), Avatar.load(options.avatar)
-    cameras = None
-    if options.cameras:
-        from talk3d.training.cameras import CameraTrack
-
-        track = CameraTrack(torch.from_numpy(dataset.cameras))
-        track.load_state_dict(torch.load(options.cameras, weights_only=True))
-        cameras = track(torch.arange(len(dataset))).detach()
+    cameras = avatar.motion.cameras if avatar.motion else torch.from_numpy(dataset.cameras)  # refined, or as tracked
     results, sheet = run(SyntheticClip(options.clip), dataset, avatar.identity, cameras)
     if options.sheet:
         Image.fromarray(sheet.numpy()).save(options.sheet)

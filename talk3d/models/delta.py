@@ -34,7 +34,7 @@ Semantics = Literal["aligned", "published"]
 
 _CHANNELS_PER_GROUP = 8
 _SLOPE = 0.01
-_MAPS = 32
+_MAPS = 8  # of each token
 
 # Coordinates (0 = x, 1 = y, 2 = z) of rows and columns as the published positional table has them, whatever the planes
 _PUBLISHED_LABELS = ((0, 1), (1, 2), (0, 2))
@@ -70,7 +70,8 @@ class DeltaUNet(nn.Module):
     - norms are group norms, so that a frame does not depend on its batch;
     - the last convolution is at full resolution, and a linear layer follows, which starts from zero: so does the delta,
       and the first steps of an optimiser change it little. It is measured in standard deviations of the identity's
-      planes.
+      planes;
+    - each token has maps beside it, learned texel by texel, that say where on the planes it shows.
 
     Args:
         axes: Convention of the planes, a key of :data:`talk3d.ops.AXES`. Published weights belong to ``"zy"``.
@@ -80,6 +81,7 @@ class DeltaUNet(nn.Module):
         condition: Width E of a token.
         width: Channels W of a plane after the first level, a multiple of 8; each further level has twice as many. By
             default 2C, as published.
+        tokens: How many tokens an ``"aligned"`` network gets; a ``"published"`` one takes any number.
 
     Raises:
         ValueError: On unknown options, and on ``"published"`` with other planes than ``"zy"``.
@@ -99,6 +101,7 @@ class DeltaUNet(nn.Module):
         resolution: int = 256,
         condition: int = 64,
         width: int | None = None,
+        tokens: int = 5,
     ) -> None:
         super().__init__()
         if axes not in AXES:
@@ -115,6 +118,7 @@ class DeltaUNet(nn.Module):
         if width < 1 or width % 8:
             raise ValueError(f"width must be a multiple of 8, got {width}")
         self.channels, self.resolution, self.condition, self.width = channels, resolution, condition, width
+        self.tokens = tokens
 
         exchange: RolloutAxes = "published" if published else axes
         c1, c2, c4, c8 = channels, width, 2 * width, 4 * width
@@ -132,7 +136,7 @@ class DeltaUNet(nn.Module):
         )
         last = level(c2, c1, "up" if published else "between")
         self.up = nn.ModuleList([level(c8, c4, "up"), level(c4, c2, "up"), last])
-        self.head = None if published else _Head(c1, resolution, condition)
+        self.head = None if published else _Head(c1, resolution, tokens, condition)
         if published:  # the delta starts from zero, but only the first: a batch norm follows
             for parameter in last.conv1.parameters():
                 nn.init.zeros_(parameter)
@@ -140,7 +144,7 @@ class DeltaUNet(nn.Module):
     @property
     def options(self) -> dict[str, Any]:
         """The arguments that make such a network, ready for JSON."""
-        names = ("axes", "semantics", "channels", "resolution", "condition", "width")
+        names = ("axes", "semantics", "channels", "resolution", "condition", "width", "tokens")
         return {name: getattr(self, name) for name in names}
 
     def forward(
@@ -162,7 +166,9 @@ class DeltaUNet(nn.Module):
             ValueError: On wrong shapes; with the name and shape of the argument.
         """
         features = self._features(tokens, identity)
-        batch = tokens.shape[0]
+        batch, count = tokens.shape[:2]
+        if self.head is not None and count != self.tokens:
+            raise ValueError(f"this network was made for {self.tokens} tokens, got {count}")
         found, _ = self.transformer.finish(features.texels.expand(batch, -1, -1, -1), tokens)
         planes = self.up[0](found + features.eighth)
         planes = self.up[1](planes + features.quarter)
@@ -261,22 +267,25 @@ class _Head(nn.Module):
     """What becomes of features at full resolution: delta planes, zero at first, in units of a scale.
 
     A linear layer over the texels of each plane; and maps that are learned texel by texel, each with a direction among
-    the channels, as strong as the tokens say. The maps learn within tens of steps where a sound or a blink shows, which
-    convolutions, whose weights all texels share, take thousands for; these refine what the maps cannot say.
+    the channels, as strong as one of the tokens says. The maps learn within tens of steps where a sound or a blink
+    shows, which convolutions, whose weights all texels share, take thousands for; and since each belongs to one token,
+    what one drives is not stirred by another. The layer refines what the maps cannot say.
 
     Args:
         width: Channels.
         size: Side of a plane.
+        tokens: How many.
         condition: Width of a token.
     """
 
-    def __init__(self, width: int, size: int, condition: int) -> None:
+    def __init__(self, width: int, size: int, tokens: int, condition: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3, width, width))
         self.bias = nn.Parameter(torch.zeros(3, width))
-        self.maps = nn.Parameter(torch.zeros(3, size * size, _MAPS))
-        self.directions = nn.Parameter(torch.randn(3, _MAPS, width) / math.sqrt(_MAPS))
-        self.strength = nn.Linear(condition, _MAPS)
+        maps = tokens * _MAPS
+        self.maps = nn.Parameter(torch.zeros(3, size * size, maps))
+        self.directions = nn.Parameter(torch.randn(3, maps, width) / math.sqrt(_MAPS))
+        self.strength = nn.Parameter(torch.randn(tokens, condition, _MAPS) / math.sqrt(condition))
 
     def forward(self, texels: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
         """Take texels ``[B, 3, N, D]`` to as many, with a scale of each sample ``[B, 1, 1]`` and its tokens."""
@@ -285,8 +294,7 @@ class _Head(nn.Module):
         weight = (self.weight.mT[:, None] * scale).flatten(0, 1)  # [3 * B, D, D]
         bias = (self.bias[:, None, None] * scale).flatten(0, 1)
         found = torch.baddbmm(bias, texels.transpose(0, 1).flatten(0, 1), weight)
-        # each token has an encoder of its own, so that their sum can say all that they can
-        strength = self.strength(tokens.sum(1))[:, :, None] * scale
+        strength = torch.einsum("bte,tem->btm", tokens, self.strength).flatten(1)[:, :, None] * scale
         directions = self.directions[:, None] * strength  # [3, B, M, D]
         maps = self.maps[:, None].expand(-1, batch, -1, -1)
         found = torch.baddbmm(found, maps.flatten(0, 1), directions.flatten(0, 1))

@@ -126,14 +126,15 @@ class IdentityLosses:
     inside: float = 1.0
     """Missing density at points inside the proxy: a head is opaque, so that its depth is that of its surface."""
 
-    paint: float = 0.1
+    paint: float = 0.3
     """Colour just behind the surface against the frame that sees the surface: of the sides that no frame shows."""
 
-    bend: float = 2.0
+    bend: float = 1.0
     """Second differences of depth: skin is smooth, and colours alone do not say so."""
 
-    side: float = 0.3
-    """Opacity from the side against the proxy: the silhouette that no frame shows."""
+    side: float = 1.0
+    """Opacity from the side against the proxy: the silhouette that no frame shows, and what is decoded beyond the faces
+    of the box, where planes are zero and the last sample of a ray may lie."""
 
     camera: float = 0.01
     """Cameras against where they began: squares, in degrees and in hundredths of a unit."""
@@ -174,10 +175,14 @@ class IdentityStageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolutionStageConfig:
-    """Super-resolution alone; planes and decoder are frozen."""
+    """Super-resolution alone; planes, decoder and driver are frozen."""
 
-    steps: int = 2000
-    """How many; 0 leaves the stage out."""
+    before: int = 2000
+    """Steps before the driver's, for the person at rest, so that the driver is compared super-resolved, too. Without
+    them the driver's steps are cheaper, and it is compared as it is rendered."""
+
+    steps: int = 1000
+    """Steps after the driver's, for the person who moves."""
 
     batch: int = 2
     """Frames in a step."""
@@ -221,8 +226,8 @@ class DriverLosses:
     """Where the tracked lips are, read off the speech token by a linear layer that is thrown away in the end; of 32
     frames more, which costs next to nothing as none is rendered."""
 
-    exchange: Term = Term(weight=0.5)
-    """With the blink, the speech or the pose of another frame, what these do not drive looks as before."""
+    exchange: Term = Term(weight=1.0)
+    """With another blink, or the speech or the pose of another frame, what these do not drive looks as it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,14 +328,14 @@ PRESETS: dict[Preset, FitConfig] = {
     "demo": FitConfig(
         model=_SMALL,
         identity=IdentityStageConfig(steps=700),
-        superresolution=SuperResolutionStageConfig(steps=300),
+        superresolution=SuperResolutionStageConfig(before=0, steps=300),
         driver=DriverStageConfig(steps=500, batch=2, part=0.625, rate=1e-3, map_rate=5e-3, ema=0.98),
         run=RunConfig(save_every=250),
     ),
     "draft": FitConfig(
         model=ModelConfig(view=64, coarse=24, fine=24, superresolution="small", w_dim=32, unet_width=32),
         identity=IdentityStageConfig(steps=1500),
-        superresolution=SuperResolutionStageConfig(steps=500),
+        superresolution=SuperResolutionStageConfig(before=0, steps=500),
         driver=DriverStageConfig(steps=1000, batch=2, part=0.625, rate=1e-3, map_rate=5e-3, ema=0.99),
         run=RunConfig(save_every=500),
     ),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,32 +25,46 @@ from talk3d.training.checkpoint import Checkpoints
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.pictures import grid, pixels
 from talk3d.training.stage import StageContext, uniform
-from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_color, spread
+from talk3d.training.targets import EYES, FACE, MOUTH, Target, Targets, in_turn, over_color, spread
 
-__all__ = ["DriverStage", "conditions_of"]
+__all__ = ["DriverStage", "Pair"]
 
 _RAYS = 512  # of an exchanged frame: its mouth or its eyes, several times over
 _RIM = 3  # pixels of a view within which a super-resolution sees the edge of what it is given
 _FINAL_RATE = 0.1
+_CLOSED = 0.4  # blink, from 0 to 1
 _MEASURED, _SHOWN = 12, 4  # held-out frames
 # what is exchanged, and the region that it does not drive
 _EXCHANGES = (("blink", MOUTH), ("speech", EYES), ("pose", FACE))
 
 
-def conditions_of(target: Target) -> Conditions:
-    """What is seen of the head in these frames."""
-    return Conditions(target.blink, target.angles, target.landmarks)
+class Pair(NamedTuple):
+    """Pictures that are compared.
+
+    Attributes:
+        found: Rendered ``[B, 3, H, W]``.
+        target: Filmed.
+        regions: Face, mouth, eyes, torso ``[B, 4, H, W]``.
+    """
+
+    found: Tensor
+    target: Tensor
+    regions: Tensor
+
+    def within(self, region: int) -> Tensor:
+        """Mean absolute difference in one of the regions."""
+        return losses.region_l1(self.found, self.target, self.regions[:, [region]])
 
 
 class DriverStage:
     """Trains a driver; see :class:`talk3d.training.stage.Stage`.
 
     The identity is rendered with the delta planes of each frame, over the plate or, in half of the steps, over a
-    colour, and compared with what was filmed, before and after super-resolution.
+    colour, and compared with what was filmed; also after super-resolution, where that was trained before.
 
     Speech, blink and pose go together by chance in a short clip, so that a network may learn to read one from the
-    other. Hence each step has one frame more, with the blink, the speech or the pose of another frame: of it, only what
-    that does not drive is compared.
+    other. Hence each step has one frame more, with another blink, or the speech or the pose of another frame: of it,
+    only what that does not drive is compared.
 
     Args:
         context: What stages share.
@@ -77,18 +93,19 @@ class DriverStage:
         self.average = copy.deepcopy(self.driver).requires_grad_(False) if self.config.ema else self.driver
         self.perceptual = perceptual
         self.articulation = Articulation(context.targets, model.token, context.config.seed).to(context.device)
-        self._frames = context.targets.frames("train")
+        self._frames = _with_blinks(context.targets)
         self._windows = context.targets.windows("train", self.config.window) if self.config.window > 1 else []
         self._held_out = context.targets.frames("val")
         self._enlarge: FoldedSuperResolution | None = None
         self._seen = ""
 
     def begin(self) -> None:
-        """Freeze the identity, and fold its super-resolution."""
+        """Freeze the identity, and fold its super-resolution if there is one yet."""
         identity = self.context.identity.eval().requires_grad_(False)
         identity.planes.requires_grad_(self.config.identity_rate > 0)
         self.context.cameras.requires_grad_(self.config.camera_rate > 0)
-        self._enlarge = identity.superresolution.fold(identity.w)
+        if self.context.config.superresolution.before:
+            self._enlarge = identity.superresolution.fold(identity.w)
 
     def modules(self) -> dict[str, nn.Module]:
         """The driver, its average, and what else is trained."""
@@ -103,8 +120,8 @@ class DriverStage:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam; what many texels share learns slowly, what is one texel's learns fast."""
-        maps = [self.driver.unet.head.maps]
-        shared = [p for p in self.driver.unet.parameters() if p is not maps[0]]
+        unet = dict(self.driver.unet.named_parameters())
+        maps, shared = [unet.pop("head.maps")], list(unet.values())
         encoders = [*self.driver.conditions.parameters(), *self.articulation.parameters()]
         groups = [
             {"params": encoders, "lr": self.config.rate},
@@ -125,7 +142,6 @@ class DriverStage:
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Render a batch, and compare."""
-        assert self._enlarge is not None
         context, config = self.context, self.config
         window = config.window if step % 2 else 1
         indices = self._draw(step, window)
@@ -135,7 +151,7 @@ class DriverStage:
             whole = over_color(whole, torch.rand(3, generator=generator) * 2 - 1)
         weights = {name: term.at(step, self.steps) for name, term in vars(config.losses).items()}
 
-        tokens = self.driver.conditions(whole.features, conditions_of(whole))
+        tokens = self.driver.conditions(whole.features, whole.conditions)
         exchanged = None
         if weights["exchange"]:
             exchanged, extra = self._exchange(whole, generator)
@@ -148,14 +164,14 @@ class DriverStage:
         place = self._place(generator)
         target = whole.part(*place)
         view, rays = self._render(planes[:batch], cameras, place, generator)
-        raw = composite(view.features[:, :3], view.weight, target.view_plate)
-        image, target = self._enlarged(view, target, place)
+        pairs = self._pairs(view, target, place)
+        largest = pairs[-1]
 
-        terms = {
-            "l1": lambda: losses.l1(raw, target.view_image) + losses.l1(image, target.image),
-            "perceptual": lambda: self.perceptual(image, target.image),
-            "mouth": lambda: self._region(MOUTH, raw, image, target),
-            "eyes": lambda: self._region(EYES, raw, image, target),
+        terms: dict[str, Callable[[], Tensor]] = {
+            "l1": lambda: torch.stack([losses.l1(pair.found, pair.target) for pair in pairs]).sum(),
+            "perceptual": lambda: self.perceptual(largest.found, largest.target),
+            "mouth": lambda: torch.stack([pair.within(MOUTH) for pair in pairs]).sum(),
+            "eyes": lambda: torch.stack([pair.within(EYES) for pair in pairs]).sum(),
             "matte": lambda: losses.matte(view.weight, target.view_matte),
             "delta": lambda: losses.delta_size(delta, identity),
             "articulation": lambda: self.articulation(self.driver.conditions.audio, step),
@@ -166,7 +182,7 @@ class DriverStage:
         if window > 1:
             cut = (-1, window)
             terms["temporal"] = lambda: (
-                losses.temporal(image.unflatten(0, cut), target.image.unflatten(0, cut))
+                losses.temporal(largest.found.unflatten(0, cut), largest.target.unflatten(0, cut))
                 + losses.temporal(delta[:batch].unflatten(0, cut)) / identity.detach().std().clamp(min=1e-4)
             )
             terms["photometric"] = lambda: self._photometric(view, rays, target, whole, cameras)
@@ -185,8 +201,8 @@ class DriverStage:
         # the first weights are no good: early on the average is over what there was
         decay = min(self.config.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            mine, theirs = list(self.average.parameters()), list(self.driver.parameters())
-            torch._foreach_lerp_(mine, theirs, 1 - decay)
+            for mine, its in zip(self.average.parameters(), self.driver.parameters(), strict=True):
+                mine.lerp_(its, 1 - decay)
 
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
@@ -194,39 +210,35 @@ class DriverStage:
         frames = spread(self._held_out, _MEASURED)
         scores: dict[str, list[Tensor]] = {"face PSNR": [], "mouth PSNR": [], "PSNR": []}
         for index in frames:
-            target = self.context.targets([index])
-            image = self.frame(target)
-            for name, region in (("face PSNR", FACE), ("mouth PSNR", MOUTH)):
-                scores[name].append(losses.psnr(image, target.image, target.regions[:, region : region + 1]))
-            scores["PSNR"].append(losses.psnr(image, target.image, torch.ones_like(target.matte)))
-        found = {name: torch.stack(values).nanmean().item() for name, values in scores.items()}
-        return found | self._leaks(frames)
+            image, target, regions = self.frame(self.context.targets([index]))
+            for name, region in (("face PSNR", regions[:, [FACE]]), ("mouth PSNR", regions[:, [MOUTH]])):
+                scores[name].append(losses.psnr(image, target, region))
+            scores["PSNR"].append(losses.psnr(image, target, torch.ones_like(image[:, :1])))
+        means = {name: torch.stack(values).nanmean().item() for name, values in scores.items()}
+        return means | self._leaks(frames)
 
     @torch.inference_mode()
     def preview(self) -> dict[str, Tensor]:
         """Held-out frames as filmed and as rendered, with their difference; and one from the side."""
         frames = spread(self._held_out, _SHOWN)
-        rows = []
+        columns = []
         for index in frames:
-            target = self.context.targets([index])
-            image = self.frame(target)
-            rows.append([pixels(target.image[0]), pixels(image[0]), pixels((image - target.image)[0].abs() - 1)])
-        target = self.context.targets(frames[:1])
-        scene = self.context.identity.config
-        turned = [pixels(self.frame(target, scene.camera(yaw=yaw).to(target.image)[None])[0]) for yaw in (-30, 0, 30)]
-        return {"frames": grid(list(zip(*rows, strict=True))), "turned": grid([turned])}
+            found, target, _ = self.frame(self.context.targets([index]))
+            columns.append([pixels(picture[0]) for picture in (target, found, (found - target).abs() - 1)])
+        first, scene = self.context.targets(frames[:1]), self.context.identity.config
+        views = [scene.camera(yaw=yaw).to(self.context.device)[None] for yaw in (-30, 0, 30)]
+        turned = [pixels(self.frame(first, camera).found[0]) for camera in views]
+        return {"frames": grid(list(zip(*columns, strict=True))), "turned": grid([turned])}
 
-    def best(self, folder: Path, keep: int) -> Driver:
-        """The averaged driver of the best checkpoint in a run's folder, or as it is if none was measured."""
-        Checkpoints(folder / "checkpoints" / self.name, keep).load_best(self.modules())
-        return self.average.eval().requires_grad_(False)
+    def take_best(self, folder: Path) -> None:
+        """Go back to the best checkpoint in a run's folder, if there is one."""
+        Checkpoints(folder / "checkpoints" / self.name, self.context.config.run.keep).load_best(self.modules())
 
-    def frame(self, target: Target, cameras: Tensor | None = None) -> Tensor:
-        """Render frames with the averaged weights, over the plate: ``[B, 3, P, P]``."""
-        assert self._enlarge is not None
+    def frame(self, target: Target, cameras: Tensor | None = None) -> Pair:
+        """Render frames with the averaged weights, over the plate; super-resolved, where that was trained before."""
         cameras = self.context.cameras(target.index) if cameras is None else cameras
-        view = self.context.identity.render(self._planes(target.features, conditions_of(target)), cameras)
-        return composite(self._enlarge(view.features), view.weight, target.plate)
+        view = self.context.identity.render(self._planes(target.features, target.conditions), cameras)
+        return self._pairs(view, target, (0, 0, self.context.identity.config.resolution))[-1]
 
     def _planes(self, features: Tensor, conditions: Conditions) -> Tensor:
         planes = self.context.identity.planes
@@ -264,24 +276,20 @@ class DriverStage:
         view = View(features, *(part.unflatten(1, (1, side, side)) for part in seen[1:]))
         return view, (origins, directions)
 
-    def _enlarged(self, view: View, target: Target, place: tuple[int, int, int]) -> tuple[Tensor, Target]:
-        """Super-resolve a part, and cut off the rim where its convolutions saw the cut."""
-        assert self._enlarge is not None
-        size = self.context.identity.config.resolution
-        top, left, side = place
-        if side == size:
-            return composite(self._enlarge(view.features), view.weight, target.plate), target
-        image = composite(self._enlarge(view.features, part=True), view.weight, target.plate)
-        times = image.shape[-1] // side
-        rows, columns = (
-            slice(times * _RIM * (start > 0), times * (side - _RIM * (start + side < size))) for start in (top, left)
-        )
-        cut = {name: getattr(target, name)[..., rows, columns] for name in ("image", "matte", "regions", "plate")}
-        return image[..., rows, columns], target._replace(**cut)
-
-    def _region(self, region: int, raw: Tensor, image: Tensor, target: Target) -> Tensor:
-        small, large = (regions[:, region : region + 1] for regions in (target.view_regions, target.regions))
-        return losses.region_l1(raw, target.view_image, small) + losses.region_l1(image, target.image, large)
+    def _pairs(self, view: View, target: Target, place: tuple[int, int, int]) -> list[Pair]:
+        """A part of a view beside its target; and super-resolved, without the rim that saw the cut."""
+        raw = composite(view.features[:, :3], view.weight, target.view_plate)
+        pairs = [Pair(raw, target.view_image, target.view_regions)]
+        if self._enlarge is not None:
+            size, (top, left, side) = self.context.identity.config.resolution, place
+            image = composite(self._enlarge(view.features, part=side < size), view.weight, target.plate)
+            times = image.shape[-1] // side
+            rows, columns = (
+                slice(times * _RIM * (start > 0), times * (side - _RIM * (start + side < size)))
+                for start in (top, left)
+            )
+            pairs.append(Pair(*(part[..., rows, columns] for part in (image, target.image, target.regions))))
+        return pairs
 
     def _photometric(
         self, view: View, rays: tuple[Tensor, Tensor], target: Target, whole: Target, cameras: Tensor
@@ -299,11 +307,12 @@ class DriverStage:
         other = self._frames[int(torch.randint(len(self._frames), (), generator=generator))]
         kind, region = _EXCHANGES[int(torch.randint(len(_EXCHANGES), (), generator=generator))]
         strange = self.context.targets([other])
-        features, conditions = target.features[:1], Conditions(*(part[:1] for part in conditions_of(target)))
+        features, conditions = target.features[:1], Conditions(*(part[:1] for part in target.conditions))
         if kind == "speech":
             features = strange.features
         elif kind == "blink":
-            conditions = conditions._replace(blink=strange.blink)
+            # most frames have open eyes: another one's blink would seldom be another
+            conditions = conditions._replace(blink=uniform(generator, strange.blink.device, 1))
         else:
             conditions = conditions._replace(angles=strange.angles, landmarks=strange.landmarks)
         return region, self.driver.conditions(features, conditions)
@@ -329,7 +338,7 @@ class DriverStage:
         moved: dict[str, list[Tensor]] = {"blink": [], "speech": []}
         for index, other in zip(frames, frames[::-1], strict=True):
             target, strange = context.targets([index]), context.targets([other])
-            conditions = conditions_of(target)
+            conditions = target.conditions
             shut, opened = (conditions._replace(blink=torch.full_like(target.blink, value)) for value in (1.0, 0.0))
             for kind, one, two in (
                 ("blink", (target.features, opened), (target.features, shut)),
@@ -349,3 +358,10 @@ class DriverStage:
             "blink in mouth": (means["blink"][0] / means["blink"][1].clamp(min=1e-6)).item(),
             "speech in eyes": (means["speech"][1] / means["speech"][0].clamp(min=1e-6)).item(),
         }
+
+
+def _with_blinks(targets: Targets) -> list[int]:
+    """Frames to train on; those with closed eyes, which are rare, up to four times more, for a sixth of all."""
+    frames = targets.frames("train")
+    closed = [i for i in frames if targets.dataset.blink[i].mean() > _CLOSED]
+    return frames + closed * min(len(frames) // (6 * max(len(closed), 1)), 4)

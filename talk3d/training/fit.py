@@ -15,6 +15,7 @@ import torch
 import talk3d
 from talk3d.avatar import Avatar
 from talk3d.data.dataset import Dataset
+from talk3d.models.driver import Driver
 from talk3d.models.identity import Identity
 from talk3d.models.superresolution import VARIANTS
 from talk3d.motion import Motion
@@ -22,10 +23,12 @@ from talk3d.training.cameras import CameraTrack
 from talk3d.training.config import FitConfig
 from talk3d.training.config_file import CONFIG, changes, read_config, run_folder, to_dict, write_config
 from talk3d.training.driver import DriverStage
+from talk3d.training.identity import IdentityStage
 from talk3d.training.loop import Interrupted, estimate, train
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.record import Recorder
 from talk3d.training.stage import Stage, StageContext
+from talk3d.training.superresolution import SuperResolutionStage
 from talk3d.training.targets import Targets
 
 __all__ = ["fit"]
@@ -71,7 +74,9 @@ def fit(
     context = _context(dataset, config, device)
     perceptual = Perceptual(config.run.lpips).to(device)
     driver = DriverStage(context, perceptual)
-    stages = [*(identity_stages or _identity_stages)(context), driver]
+    stages: list[Stage] = [*(identity_stages or _identity_stages)(context), driver]
+    if config.superresolution.steps:
+        stages.append(SuperResolutionStage(context, driver.average))
     recorder = Recorder(folder, quiet=quiet)
     recorder.say(f"{data}: {len(dataset)} frames; on {_name(device)}; pictures and checkpoints are in {folder}")
     recorder.say(perceptual.note)
@@ -86,8 +91,10 @@ def fit(
                     f"{stop}; go on with: talk3d fit {_quoted(data)} --out {_quoted(out)} --resume"
                 ) from None
             figures[stage.name] = progress.figures
+            if stage is driver:
+                driver.take_best(folder)
     summary = {"config": to_dict(config), "figures": figures, "seconds": round(time.monotonic() - start, 1)}
-    _save(context, driver.best(folder, config.run.keep), out, summary)
+    _save(context, driver.average, out, summary)
     recorder.say(f"{out}: done")
     return {"avatar": str(out), "run": str(folder), "device": str(device), **summary}
 
@@ -130,11 +137,8 @@ def _context(dataset: Dataset, config: FitConfig, device: torch.device) -> Stage
 
 
 def _identity_stages(context: StageContext) -> Sequence[Stage]:
-    from talk3d.training.identity import IdentityStage
-    from talk3d.training.superresolution import SuperResolutionStage
-
     stages: list[Stage] = [IdentityStage(context)]
-    if context.config.superresolution.steps:
+    if context.config.superresolution.before:
         stages.append(SuperResolutionStage(context))
     return stages
 
@@ -168,7 +172,7 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _save(context: StageContext, driver: Any, out: Path, summary: dict[str, Any]) -> None:
+def _save(context: StageContext, driver: Driver, out: Path, summary: dict[str, Any]) -> None:
     dataset = context.targets.dataset
     camera, features = dataset.meta.camera, dataset.features_info
     facts = {
@@ -181,11 +185,11 @@ def _save(context: StageContext, driver: Any, out: Path, summary: dict[str, Any]
     }
     identity = context.identity.cpu().requires_grad_(False)
     motion = Motion(
-        cameras=context.cameras(torch.arange(len(dataset), device=context.cameras.tracked.device)).detach().cpu(),
+        cameras=context.cameras(torch.arange(len(dataset), device=context.device)).detach().cpu(),
         angles=torch.from_numpy(dataset.angles),
         blink=torch.from_numpy(dataset.blink.mean(1)),
         landmarks=torch.from_numpy(dataset.face_landmarks),
         crops=torch.from_numpy(dataset.crops / dataset.size),
     )
     plate = torch.from_numpy(dataset.plate.copy())
-    Avatar(identity, driver.cpu(), facts, motion=motion, plate=plate).save(out)
+    Avatar(identity, driver.cpu().eval().requires_grad_(False), facts, motion=motion, plate=plate).save(out)

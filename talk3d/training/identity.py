@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, softplus
@@ -20,15 +19,13 @@ from talk3d.training.pictures import grid, pixels, shape_pictures
 from talk3d.training.proxy import HeadProxy, fit_proxy
 from talk3d.training.pyramid import PlanePyramid
 from talk3d.training.refine import mattes_of, refine_track
+from talk3d.training.rest import Rest
 from talk3d.training.stage import StageContext, uniform
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, over_color, spread
 
 __all__ = ["IdentityStage"]
 
-_FINAL_RATE = 0.1
-_REST, _REST_SHARE = 4.0, 0.3  # frames at rest are drawn so often, and what share of the frames is
-_OPEN_EYES = 0.35  # a larger blink is none of a person at rest
-_MOVING = 0.1  # what lips and lids count
+_WARM_RATE, _FINAL_RATE = 3.0, 0.1
 # raw density in the proxy and out of it, and how soon it is reached; light goes 4 mm deep
 _DENSE, _EMPTY, _RAMP = 100.0, -5.0, 0.015
 _POINTS = 4096  # of the volume, in each step
@@ -42,23 +39,16 @@ _REFINED = 0.25  # share of the steps after which cameras move: before, the head
 _MEASURED, _SHOWN = 8, 3  # held-out frames
 
 
-class _Rest(NamedTuple):
-    """Frames to draw from, and how likely each is."""
-
-    frames: list[int]
-    chances: Tensor
-
-
 class _Shot(NamedTuple):
     """A frame that was rendered, and what it is compared with, at the size of the view."""
 
-    index: int
+    frame: int
     camera: Tensor
     view: View
     image: Tensor
     matte: Tensor
     plate: Tensor
-    still: Tensor
+    weights: Tensor
 
 
 class IdentityStage:
@@ -86,7 +76,7 @@ class IdentityStage:
         # of its own, so that it does not depend on what was made before
         generator = torch.Generator().manual_seed(context.config.seed)
         self.pyramid = PlanePyramid(tuple(identity.planes.shape), self.config.levels, generator).to(device)
-        self._rest = _rest_frames(context)
+        self._rest = Rest(context.targets)
         self._held_out = context.targets.frames("val")
         face = FaceMesh(torch.from_numpy(context.targets.dataset.mesh).float())
         self.face = face.to(device)
@@ -122,8 +112,10 @@ class IdentityStage:
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     def rate(self, step: int) -> float:
-        """Constant in the warm-up, then a cosine to a tenth."""
-        share = max(step - self.warmup, 0) / max(self.config.steps, 1)
+        """Large in the warm-up, which has far to go; then a cosine to a tenth."""
+        if step < self.warmup:
+            return _WARM_RATE
+        share = (step - self.warmup) / max(self.config.steps, 1)
         return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -209,7 +201,7 @@ class IdentityStage:
     def _shot(self, planes: Tensor, share: float, generator: torch.Generator) -> _Shot:
         """Draw a frame and render it."""
         context = self.context
-        index = self._rest.frames[int(torch.multinomial(self._rest.chances, 1, generator=generator))]
+        index = self._rest.draw(generator)
         self._seen = f"frame {index}"
         target = context.targets([index])
         if torch.rand((), generator=generator) < 0.5:
@@ -220,24 +212,22 @@ class IdentityStage:
         options, device = context.identity.config.rendering, context.device
         jitter, u = (uniform(generator, device, 1, side * side, count) for count in (options.coarse, options.fine))
         view = context.identity.render(planes, camera, resolution=side, jitter=jitter, u=u if options.fine else None)
-        image, matte, plate, still = (
-            _sized(part, side)
-            for part in (target.view_image, target.view_matte, target.view_plate, _still_pixels(target))
-        )
-        return _Shot(index, camera, view, image, matte, plate, still)
+        weights = self._rest.weights(target.index, target.view_regions)
+        parts = (target.view_image, target.view_matte, target.view_plate, weights)
+        return _Shot(index, camera, view, *(_sized(part, side) for part in parts))
 
     def _frame(self, shot: _Shot, generator: torch.Generator) -> dict[str, Tensor]:
         """A frame's colour, matte, and the depth of its face."""
         raw = composite(shot.view.features[:, :3], shot.view.weight, shot.plate)
         terms = {
-            "color": ((raw - shot.image).abs() * (shot.still + (1 - shot.still) * _MOVING)).mean(),
+            "color": ((raw - shot.image).abs() * shot.weights).mean(),
             "matte": losses.matte(shot.view.weight, shot.matte),
         }
         if self.proxy is not None:
             terms["mesh"] = depth_error(shot.view, shot.camera, self.face.sample(generator, _FACE_POINTS))
             terms["bend"] = _bend(shot.view.depth)
         if shot.camera.requires_grad:
-            turn, shift = (self.context.cameras.correction[shot.index] - self._start[shot.index]).split(3)
+            turn, shift = (self.context.cameras.correction[shot.frame] - self._start[shot.frame]).split(3)
             terms["camera"] = torch.rad2deg(turn).square().mean() + (100 * shift).square().mean()
         return terms
 
@@ -260,7 +250,7 @@ class IdentityStage:
         where = (2 * losses.project(points, camera) - 1)[:, None]
         behind = (points - camera[:, None, [3, 7, 11]]).norm(dim=2) - _at(shot.view.depth.detach(), where)[:, 0]
         near = (distance.abs() < _DILATED) & (behind > 0) & (behind < _PAINTED) & (where[:, 0].abs().amax(2) < 1)
-        share = near * _at(shot.matte * shot.still, where)[:, 0]
+        share = near * _at(shot.matte * shot.weights, where)[:, 0]
         wanted = (_at(shot.image, where) + 1) / 2
         paint = share * (colors[..., :3].mT - wanted).abs().mean(1)
         return {"outside": outside.mean(), "inside": inside.mean(), "paint": paint.sum() / share.sum().clamp(min=1)}
@@ -295,16 +285,6 @@ class IdentityStage:
     def _random_points(self, generator: torch.Generator, count: int) -> Tensor:
         box = self.context.identity.config.rendering.box_warp
         return (uniform(generator, self.context.device, 1, count, 3) - 0.5) * box
-
-
-def _rest_frames(context: StageContext) -> _Rest:
-    """Training frames; those with a closed mouth and open eyes are drawn more often."""
-    dataset, frames = context.targets.dataset, context.targets.frames("train")
-    marks = np.asarray(dataset.landmarks)[frames]
-    upper, lower, left, right = (marks[:, vertex] for vertex in (13, 14, 33, 263))  # inner lips, outer eye corners
-    gap = np.linalg.norm(upper - lower, axis=1) / np.linalg.norm(left - right, axis=1).clip(1e-6)
-    rest = (gap <= np.quantile(gap, _REST_SHARE)) & (dataset.blink[frames].max(1) < _OPEN_EYES)
-    return _Rest(frames, torch.from_numpy(np.where(rest, _REST, 1.0)))
 
 
 def _still_pixels(target: Target) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -58,7 +59,7 @@ def _lpips(weights: Path) -> nn.Module:
         import lpips
     except ImportError:
         raise ValueError("LPIPS needs the package lpips: pip install 'talk3d[perceptual]'") from None
-    network: nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    network: Any = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         trunk = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
@@ -66,4 +67,5 @@ def _lpips(weights: Path) -> nn.Module:
             parameter.data.copy_(trunk[name.split(".", 1)[1]])  # lpips cuts the trunk into slices, and keeps numbers
     except (OSError, KeyError, RuntimeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{weights} does not hold the weights of torchvision's AlexNet: {error}") from None
-    return network.eval().requires_grad_(False)
+    frozen: nn.Module = network.eval().requires_grad_(False)
+    return frozen

@@ -27,8 +27,8 @@ _SIDES = (234, 454)  # of the mesh, in front of the ears
 _SURFACE = 468  # vertices of the face; the rest are irises
 
 # ellipsoids in centimetres of a head of average width and height, in MediaPipe's canonical frame: centre, radii, and
-# how far each may be from that (standard deviations; radii of an adult's head after the ISO 7250 tables; what the
-# mattes cannot see, depth above all, is held tighter than what they can)
+# how far each may be from that (standard deviations). An adult's head is some 15 wide and 19 long; hair adds to that.
+# What the mattes cannot see, depth above all, is held tighter than what they can
 _PARTS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...], bool]] = {
     "skull": ((0, 4.2, -3.1), (7.3, 8.3, 8.8), (0.0, 0.4, 0.2), (0.3, 0.4, 0.3), False),
     "hair": ((0, 5.0, -3.6), (7.7, 8.6, 9.2), (0.4, 1.2, 0.3), (1.2, 2.0, 0.6), False),
@@ -43,6 +43,7 @@ _HALF_WIDTH, _CHIN_DROP = 7.55, 12.0  # of that head's mesh: at its sides, and f
 
 _FILLET = 0.015  # parts flow into each other where they are closer than this, world units
 _MASK = 0.08  # how far the face reaches behind its surface; the jaw and the skull go on from there
+_PRIOR = 0.02  # weight of squares against the cross entropy
 _STEPS, _STEP = 60, 0.25  # of the fit to the mattes: Adam's steps, and their length in standard deviations
 _SOFT = 0.012  # world units in which a silhouette goes from the person to the background
 _HULL = 0.8  # share of the frames whose mattes must hold a point
@@ -111,7 +112,8 @@ def fit_proxy(
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], -1)  # [z, y, x, 3]
     # slab by slab: all at once would take half a gigabyte
     solid = torch.stack([_union(_ellipsoids(slab, *parts)) for slab in points])
-    solid = _smooth_min(solid, _face(mesh, line))
+    face, air = _face(mesh, line)
+    solid = torch.maximum(_smooth_min(solid, face), air)
     coarse = _hull(points[::2, ::2, ::2], mattes)[None, None]  # it is smooth
     solid = torch.maximum(solid, interpolate(coarse, (resolution,) * 3, mode="trilinear", align_corners=True)[0, 0])
     if not (solid < 0).any():
@@ -153,15 +155,15 @@ def surface(parts: tuple[Tensor, Tensor], camera: Float[Tensor, "1 25"], side: i
 
 def _parts(mesh: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Centres and radii ``[P, 3]`` in proportion to a mesh, and by how much each may change."""
-    left, right = (mesh[list(ends)] for ends in (_SIDES, EYE_CORNERS))
-    middle = right.mean(0)
-    wide = (left[1] - left[0]).norm() / (2 * _HALF_WIDTH)
+    middle = mesh[list(EYE_CORNERS)].mean(0)
+    wide = (mesh[_SIDES[1]] - mesh[_SIDES[0]]).norm() / (2 * _HALF_WIDTH)
     high = (middle - mesh[CHIN])[1] / _CHIN_DROP
     scale = torch.stack((wide, high, wide))
-    rows = []
-    for center, radii, center_spread, radii_spread, paired in _PARTS.values():
-        for side in (1, -1) if paired else (1,):
-            rows.append(([side * center[0], *center[1:]], radii, center_spread, radii_spread))
+    rows = [
+        ((side * center[0], *center[1:]), *rest)
+        for center, *rest, paired in _PARTS.values()
+        for side in ((1, -1) if paired else (1,))
+    ]
     center, radii, center_spread, radii_spread = (torch.tensor(part) for part in zip(*rows, strict=True))
     origin = middle - scale * torch.tensor([0.0, 2.664, 3.173])  # of the canonical frame: see talk3d.data.facemesh
     return origin + scale * center, scale * radii, scale * center_spread, scale * radii_spread
@@ -185,9 +187,12 @@ def _fit_parts(
         error = binary_cross_entropy_with_logits(-margin / _SOFT, matte, weight=trust)
         prior = shift.square().mean()
         adam.zero_grad()
-        (error + 0.02 * prior).backward()  # type: ignore[no-untyped-call]
+        (error + _PRIOR * prior).backward()
         adam.step()
     moved = (torch.stack((center, radii)) + shift * spread).detach()
+    # no matte shows how far hair stands off the forehead: as far as at the sides
+    hair = list(_PARTS).index("hair")
+    moved[1, hair, 2] += (moved[1] - radii)[hair, 0]
     return moved[0], moved[1]
 
 
@@ -238,20 +243,26 @@ def _smooth_min(a: Tensor, b: Tensor) -> Tensor:
     return _union(torch.stack((a, b), -1))
 
 
-def _face(mesh: Tensor, line: Tensor) -> Tensor:
-    """Distance to what lies just behind the face, at points of a grid ``[D, D, D]`` by z, y, x."""
+def _face(mesh: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance to what lies just behind the face; and how deep a point is in the air before it, negative elsewhere.
+
+    Both ``[D, D, D]``, by z, y, x.
+    """
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator  # scipy takes a second to import
+    from scipy.ndimage import gaussian_filter
 
     surface = mesh[:_SURFACE].double().numpy()
     x, y = np.meshgrid(line.numpy(), line.numpy())  # [y, x]
     inside = LinearNDInterpolator(surface[:, :2], surface[:, 2])(x, y)  # by Delaunay's triangles
     depth = np.where(np.isnan(inside), NearestNDInterpolator(surface[:, :2], surface[:, 2])(x, y), inside)
     outline = torch.from_numpy(_polygon(surface[list(OVAL), :2], np.stack((x, y), -1))).float()
-    front = torch.from_numpy(depth).float()
+    # where the face turns away, at its sides, triangles of the front view are splinters
+    front = torch.from_numpy(gaussian_filter(depth, 1.0)).float()
     gap = line[:, None, None] - front
     down, across = torch.gradient(front, spacing=float(line[1] - line[0]))
     slope = (1 + down.square() + across.square()).rsqrt()
-    return torch.maximum(torch.maximum(gap * slope, -_MASK - gap), outline)
+    height = gap * slope
+    return torch.maximum(torch.maximum(height, -_MASK - gap), outline), torch.minimum(height, -outline)
 
 
 def _polygon(corners: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -131,7 +131,7 @@ def refine_cameras(
         loss = loss + _REST_PRIOR * (rest / _REST_SPREAD).square().mean()
         loss = loss + _DEPTH_PRIOR * (depth / _DEPTH_SPREAD).square().mean() + _STRETCH_PRIOR * stretch.square()
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         adam.step()
     return Refined(trend.detach(), mean, rest.detach())
 
@@ -183,7 +183,9 @@ def _details(images: Tensor, window: int) -> Tensor:
     """Frames without what is smooth, for lamps stand still while the head turns; and without the finest noise."""
     small = interpolate(images, (_SIDE, _SIDE), mode="area")
     reach = window // 2
-    fine = small - avg_pool2d(pad(small, (reach,) * 4, mode="replicate"), window, stride=1)
+    padded = pad(small, (reach,) * 4, mode="replicate")
+    # one axis after the other: a pool's time grows with its area
+    fine = small - avg_pool2d(avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
     bell = torch.exp(-torch.arange(-2.0, 3.0).square() / 2)
     bell = bell / bell.sum()
     return conv2d(fine, (bell[:, None] * bell).expand(3, 1, 5, 5), padding=2, groups=3)

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from talk3d.models.compositing import composite
+from talk3d.models.driver import Driver
 from talk3d.models.scene import View
 from talk3d.training import losses
 from talk3d.training.pictures import grid, pixels
+from talk3d.training.rest import Rest
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_color, spread
 
 __all__ = ["SuperResolutionStage"]
 
 _FINAL_RATE = 0.1
-_MOVING = 0.1  # what lips and lids count: a person at rest does not have those of the frame
 _EDGES = 0.5  # weight of the picture's differences: without them, what is not certain is blurred
 _TIMES = 4  # that a frame is seen
 _MEASURED, _SHOWN = 8, 3  # held-out frames
@@ -27,20 +28,22 @@ _MEASURED, _SHOWN = 8, 3  # held-out frames
 class SuperResolutionStage:
     """Trains super-resolution; see :class:`talk3d.training.stage.Stage`.
 
-    Nothing else moves, so each frame's view is rendered once and kept.
+    Nothing else is trained, so each frame's view is rendered once and kept.
 
     Args:
         context: What stages share.
+        driver: What moves the person, so that lips and lids are those of the frame; without one it is the person at
+            rest, and they hardly count.
     """
 
-    name = "superresolution"
-
-    def __init__(self, context: StageContext) -> None:
-        self.context, self.config = context, context.config.superresolution
-        self.steps = self.config.steps
+    def __init__(self, context: StageContext, driver: Driver | None = None) -> None:
+        self.context, self.config, self.driver = context, context.config.superresolution, driver
+        self.name = "enlarging" if driver is None else "superresolution"
+        self.steps = self.config.before if driver is None else self.config.steps
         # each several times, from all over the clip: their views are rendered but once
         count = max(self.steps * self.config.batch // _TIMES, self.config.batch)
         self._frames = spread(context.targets.frames("train"), count)
+        self._rest = Rest(context.targets)
         self._held_out = context.targets.frames("val")
         resolution, channels = context.identity.config.resolution, context.identity.config.plane_channels
         self._room = max(context.config.run.cache * 2**20 // (resolution**2 * (channels + 2) * 4), 1)
@@ -57,6 +60,9 @@ class SuperResolutionStage:
         self.context.identity.superresolution.requires_grad_(True)
         self.context.cameras.requires_grad_(False)
         self._views.clear()
+        if self.driver is not None:
+            with torch.no_grad():
+                self._features = self.driver.unet.encode(self.context.identity.planes)
 
     def modules(self) -> dict[str, nn.Module]:
         """Super-resolution alone."""
@@ -73,7 +79,7 @@ class SuperResolutionStage:
         return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * step / max(self.steps, 1))) / 2
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Absolute difference of pictures and of their edges; lips and lids count a tenth."""
+        """Absolute difference of pictures and of their edges; at rest, lips and lids hardly count."""
         context = self.context
         indices = in_turn(self._frames, self.config.batch, step, context.config.seed)
         self._seen = f"frames {', '.join(map(str, indices))}"
@@ -81,9 +87,8 @@ class SuperResolutionStage:
         if torch.rand((), generator=generator) < 0.5:
             target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
         image = self._picture(target)
-        moving = target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
-        # towards the frame itself where it does not count: so that a difference of neighbours is none there either
-        share = 1 - (1 - _MOVING) * moving
+        # where the frame does not count, the picture is compared with itself: edges of the two are no error either
+        share = self._rest.weights(target.index, target.regions) if self.driver is None else 1.0
         wanted = image.detach() + share * (target.image - image.detach())
         return {"l1": losses.l1(image, wanted), "edges": _EDGES * losses.edges(image, wanted)}
 
@@ -96,13 +101,19 @@ class SuperResolutionStage:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Faces of held-out frames, but for lips and lids."""
-        ratios = []
+        """PSNR of faces in held-out frames, in decibels; at rest without lips and lids."""
+        scores: dict[str, list[Tensor]] = {"face PSNR": [], "mouth PSNR": [], "PSNR": []}
         for index in spread(self._held_out, _MEASURED):
             target = self.context.targets([index])
-            still = 1 - target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
-            ratios.append(losses.psnr(self._picture(target), target.image, still * target.regions[:, FACE, None]))
-        return {"psnr": torch.stack(ratios).mean().item()}
+            image, still = self._picture(target), torch.ones_like(target.matte)
+            if self.driver is None:
+                still = 1 - target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
+            for name, region in (("face PSNR", FACE), ("mouth PSNR", MOUTH)):
+                scores[name].append(losses.psnr(image, target.image, still * target.regions[:, [region]]))
+            scores["PSNR"].append(losses.psnr(image, target.image, torch.ones_like(still)))
+        if self.driver is None:
+            del scores["mouth PSNR"]
+        return {name: torch.stack(values).nanmean().item() for name, values in scores.items()}
 
     @torch.no_grad()
     def preview(self) -> dict[str, Tensor]:
@@ -124,8 +135,15 @@ class SuperResolutionStage:
         identity = self.context.identity
         with torch.no_grad():
             camera = self.context.cameras(torch.tensor([index], device=self.context.device))
-            view = identity.render(identity.planes, camera)
+            view = identity.render(self._planes(index), camera)
         self._views[index] = view
         if len(self._views) > self._room:
             self._views.popitem(last=False)
         return view
+
+    def _planes(self, index: int) -> Tensor:
+        planes = self.context.identity.planes
+        if self.driver is None:
+            return planes
+        target = self.context.targets([index])
+        return planes + self.driver(target.features, target.conditions, self._features)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from talk3d.data.dataset import Dataset
+from talk3d.models.encoders import Conditions
 
 __all__ = ["EYES", "FACE", "MOUTH", "TORSO", "Target", "Targets", "in_turn", "over_color", "spread"]
 
@@ -40,7 +41,7 @@ class Target(NamedTuple):
         tracked: The same landmarks in the crop, its sides being 1, ``[B, 478, 2]``.
     """
 
-    index: Int[Tensor, " batch"]
+    index: Int[Tensor, " batch"]  # type: ignore[assignment]  # tuples have a method of this name
     image: Float[Tensor, "batch 3 size size"]
     matte: Float[Tensor, "batch 1 size size"]
     regions: Float[Tensor, "batch 4 size size"]
@@ -55,6 +56,11 @@ class Target(NamedTuple):
     landmarks: Float[Tensor, "batch 3 2"]
     points: Float[Tensor, "batch 478 3"]
     tracked: Float[Tensor, "batch 478 2"]
+
+    @property
+    def conditions(self) -> Conditions:
+        """What is seen of the head."""
+        return Conditions(self.blink, self.angles, self.landmarks)
 
     def part(self, top: int, left: int, side: int) -> Target:
         """A square of the views, and what it is of the pictures.

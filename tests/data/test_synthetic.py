@@ -12,6 +12,7 @@ import soundfile
 import torch
 
 from talk3d import cameras
+from talk3d.audio import decode_sound
 from talk3d.data import synthetic
 from talk3d.data.synthetic import motion, speech
 from talk3d.data.synthetic.truth import LANDMARKS
@@ -39,6 +40,15 @@ def test_clip_is_as_long_and_large_as_asked(clip):
         assert file.streams.audio[0].codec_context.name == "aac"
     samples, rate = soundfile.read(clip.speech)
     assert (len(samples), rate) == (round(SECONDS * 16000), 16000)
+
+
+def test_the_sound_of_the_clip_is_in_time(clip, tmp_path):
+    decode_sound(clip.video, tmp_path / "decoded.wav")
+    decoded, exact = (soundfile.read(path)[0] for path in (tmp_path / "decoded.wav", clip.speech))
+    length = min(len(decoded), len(exact))
+    spectra = [np.fft.rfft(sound[:length], 2 * length) for sound in (decoded, exact)]
+    shift = int(np.fft.irfft(spectra[0] * spectra[1].conj()).argmax())
+    assert abs((shift + length) % (2 * length) - length) <= 16  # a millisecond
 
 
 def test_same_arguments_give_the_same_pictures_and_truth(clip, tmp_path):

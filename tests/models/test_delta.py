@@ -287,9 +287,25 @@ class TestBasis:
         unet = make("aligned", lively=False)
         tokens, planes = inputs(unet)
         maps, directions = unet.head.maps.data.normal_(), unet.head.directions
-        strength = tokens.sum(1) @ unet.head.strength.weight.T + unet.head.strength.bias
+        strength = torch.stack([tokens[:, t] @ unet.head.strength[t] for t in range(5)], dim=1).flatten(1)
         expected = torch.einsum("pnm,pmc,bm->bpcn", maps, directions, strength).unflatten(3, (16, 16)) * planes.std()
         torch.testing.assert_close(unet(tokens, planes), expected)
+
+    def test_each_belongs_to_one_token(self):
+        unet = make("aligned", lively=False)
+        tokens, planes = inputs(unet, batch=1)
+        unet.head.maps.data[:, :, 8:16].normal_()  # those of the second
+        other = torch.cat((torch.randn_like(tokens[:, :1]), tokens[:, 1:]), dim=1)
+        assert torch.equal(unet(tokens, planes), unet(other, planes))
+        other[:, 1] += 1
+        assert not torch.equal(unet(tokens, planes), unet(other, planes))
+
+    def test_another_number_of_tokens(self):
+        unet = make("aligned")
+        with pytest.raises(ValueError, match="this network was made for 5 tokens, got 4"):
+            unet(*inputs(unet, tokens=4))
+        unet = make("aligned", tokens=4)
+        assert unet(*inputs(unet, tokens=4)).shape == (3, 3, 4, 16, 16)
 
 
 class TestWidth:

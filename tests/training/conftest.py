@@ -16,7 +16,7 @@ from talk3d.models import superresolution
 from talk3d.models.identity import Identity
 from talk3d.training import config as settings
 from talk3d.training.cameras import CameraTrack
-from talk3d.training.config import DriverStageConfig, FitConfig, ModelConfig, RunConfig
+from talk3d.training.config import DriverStageConfig, FitConfig, ModelConfig, RunConfig, SuperResolutionStageConfig
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import Targets
 
@@ -108,8 +108,9 @@ def tiny_config(**changes: Any) -> FitConfig:
         unet_width=8, token=16,
     )  # fmt: skip
     driver = DriverStageConfig(steps=6, batch=2, rate=1e-3, ema=0.9, warmup=0)
+    superresolution = SuperResolutionStageConfig(before=1, steps=3)
     run = RunConfig(save_every=2, log_every=1, device="cpu")
-    return FitConfig(**{"model": model, "driver": driver, "run": run} | changes)
+    return FitConfig(**{"model": model, "superresolution": superresolution, "driver": driver, "run": run} | changes)
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from talk3d.models.scene import View
-from talk3d.training.config import DriverLosses, DriverStageConfig, Term
-from talk3d.training.driver import DriverStage, conditions_of
+from talk3d.training.config import DriverLosses, DriverStageConfig, SuperResolutionStageConfig, Term
+from talk3d.training.driver import DriverStage
 from talk3d.training.loop import generator_of, train
 from talk3d.training.perceptual import Perceptual
-from talk3d.training.targets import MOUTH
+from talk3d.training.targets import EYES, FACE, MOUTH
 
 ON = Term(weight=0.5)
 EVERYTHING = DriverLosses(
@@ -44,8 +44,8 @@ class Quiet:
 
 @pytest.fixture
 def make_stage(make_context, make_config):
-    def make(**driver) -> DriverStage:
-        settings = make_config()
+    def make(*, before: int = 1, **driver) -> DriverStage:
+        settings = make_config(superresolution=SuperResolutionStageConfig(before=before))
         settings = replace(settings, driver=replace(settings.driver, **driver))
         stage = DriverStage(make_context(settings), Perceptual())
         stage.begin()
@@ -69,6 +69,18 @@ def test_a_step_depends_on_its_generator_alone(make_stage):
     again = stage.losses(3, generator_of(0, "driver", 3))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(stage.losses(3, generator_of(1, "driver", 3))["l1"], first["l1"])
+
+
+def test_what_is_exchanged_is_not_what_the_region_shows(make_stage, monkeypatch):
+    stage = make_stage()
+    target, seen = stage.context.targets([3, 4]), {}
+    monkeypatch.setattr(stage.driver.conditions, "forward", lambda features, conditions: (features, conditions))
+    for step in range(12):
+        region, (features, conditions) = stage._exchange(target, generator_of(0, "driver", step))
+        same = [torch.equal(mine[:1], its) for mine, its in zip(target.conditions, conditions, strict=True)]
+        seen[region] = (torch.equal(features, target.features[:1]), *same)
+    # the clip's landmarks never move
+    assert seen == {MOUTH: (True, False, True, True), EYES: (False, True, True, True), FACE: (True, True, False, True)}
 
 
 @pytest.mark.parametrize("name", vars(EVERYTHING))
@@ -99,21 +111,31 @@ def test_windows_and_single_frames_alternate(make_stage):
 
 
 def test_a_part_is_what_the_whole_shows_there(make_stage):
-    stage, target = make_stage(), lambda: stage.context.targets([3])
+    stage = make_stage(before=1)
+    target = stage.context.targets([3])
     features, weight = torch.randn(1, 8, 8, 8), torch.rand(1, 1, 8, 8)
-    whole, _ = stage._enlarged(View(features, weight, weight), target(), (0, 0, 8))
+    raw, whole = stage._pairs(View(features, weight, weight), target, (0, 0, 8))
+    assert (raw.found.shape[2], whole.found.shape[2]) == (8, 32)
     cut = (..., slice(0, 6), slice(2, 8))
-    part, seen = stage._enlarged(View(features[cut], weight[cut], weight[cut]), target().part(0, 2, 6), (0, 2, 6))
+    view = View(features[cut], weight[cut], weight[cut])
+    raw_part, part = stage._pairs(view, target.part(0, 2, 6), (0, 2, 6))
+    torch.testing.assert_close(raw_part.found, raw.found[cut])
     # three pixels of the view are cut off below and at the left, where the view goes on; a pixel is four of the picture
-    torch.testing.assert_close(part, whole[..., 0:12, 20:32])
-    assert torch.equal(seen.image, target().image[..., 0:12, 20:32])
+    for found, expected in zip(part, whole, strict=True):
+        torch.testing.assert_close(found, expected[..., 0:12, 20:32])
+
+
+def test_without_a_super_resolution_it_is_compared_as_it_is_rendered(make_stage):
+    stage = make_stage(before=0)
+    assert stage.frame(stage.context.targets([3])).found.shape == (1, 3, 8, 8)
+    assert make_stage(before=1).frame(stage.context.targets([3])).found.shape == (1, 3, 32, 32)
 
 
 def test_a_part_of_the_rays_is_rendered(make_stage):
     stage = lively(make_stage(part=0.5))
     assert stage._place(torch.Generator())[2] == 4
     target = stage.context.targets([3, 4])
-    planes, cameras = stage._planes(target.features, conditions_of(target)), stage.context.cameras(target.index)
+    planes, cameras = stage._planes(target.features, target.conditions), stage.context.cameras(target.index)
     generator = torch.Generator().manual_seed(0)
     view, (origins, directions) = stage._render(planes, cameras, (2, 1, 4), generator)
     whole = stage.context.identity.render(planes, cameras)
@@ -178,7 +200,7 @@ def test_it_learns_what_speech_does(make_stage, tmp_path, clip):
     # the lower half is the darker the louder it is
     target = stage.context.targets(range(16))
     with torch.no_grad():
-        image = stage.frame(target)
+        image = stage.frame(target).found
     mouth = (image * target.regions[:, MOUTH : MOUTH + 1]).sum((1, 2, 3))
     correlation = torch.corrcoef(torch.stack((mouth, -torch.from_numpy(clip.loud[:16]))))[0, 1]
     assert correlation > 0.8

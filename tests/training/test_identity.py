@@ -140,14 +140,6 @@ def test_density_before_the_face_counts_from_the_side_and_at_points(make_stage):
     assert empty["inside"] > full["inside"]
 
 
-def test_a_face_at_rest_is_drawn_more_often(make_stage):
-    rest = make_stage()._rest
-    chances = dict(zip(rest.frames, rest.chances.tolist(), strict=True))
-    closed, opened = [i for i in rest.frames if i % 2], [i for i in rest.frames if not i % 2]
-    assert {chances[i] for i in closed} == {4.0}
-    assert {chances[i] for i in opened} == {1.0}
-
-
 def test_large_views_begin_small():
     sides = [module._side_of(128, share) for share in (0.0, 0.5, 0.9)]
     assert sides == [64, 96, 128]

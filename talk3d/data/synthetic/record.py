@@ -162,7 +162,8 @@ def _film_clip(
             yield frame + 1
         file.mux(video.encode(None))
         sound = av.AudioFrame.from_ndarray(utterance.samples[None], format="fltp", layout="mono")
-        sound.sample_rate = RATE
+        sound.sample_rate, sound.time_base = RATE, Fraction(1, RATE)
+        sound.pts = 0  # else the encoder's delay of 1024 samples goes unsaid, and the sound is late by it
         file.mux(audio.encode(sound))
         file.mux(audio.encode(None))
     writer.close()
