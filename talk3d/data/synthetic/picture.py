@@ -197,7 +197,7 @@ def draw(start, cam2world, focal, scene, plate):
 
 @njit(fastmath=True, cache=True, nogil=True)
 def find_edges(color, label, depth):
-    """Where neighbours differ, so that one ray is not enough: the nearest depth around, 0 elsewhere ``[size, size]``."""
+    """Where neighbours differ, so that one ray is not enough: the nearest depth there, else 0 ``[size, size]``."""
     size = len(label)
     edges = np.zeros((size, size), np.float32)
     for i in range(size):
