@@ -27,7 +27,8 @@ class RenderOptions:
     Attributes:
         axes: Plane convention, a key of :data:`talk3d.ops.AXES`.
         near: Distance of the first sample along the ray in world units, or ``"auto"``: where the ray enters the box.
-        far: Distance of the last sample, or ``"auto"``: where the ray leaves the box. Both are auto, or neither.
+        far: Distance of the last sample, or ``"auto"``: where the ray leaves the box, less one interval unless
+            ``coupled``, so that jitter moves no sample out of it. Both are auto, or neither.
         coarse: Samples of the first pass, evenly spaced.
         fine: Samples of the second pass, drawn where the first found density. 0 leaves it out.
         disparity: Space the coarse samples evenly in 1/depth.
@@ -200,6 +201,8 @@ def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tens
         passing = -(origins * directions).sum(-1).clamp(max=-nearest)
         misses = near >= far
         near, far = near.where(~misses, passing), far.where(~misses, passing)
+        # a sample lies up to an interval behind its place, and beyond the box is what planes fade into, not the scene
+        far = near + (far - near) * (1 - 1 / options.coarse)
     return torch.stack([near, far], dim=-1)
 
 
