@@ -24,16 +24,24 @@ const ConvolutionKernelSet& kernels() {
   }
 }
 
-Tensor conv3x3_bias_act(const Tensor& x,
+Tensor empty_pictures(const Tensor& like, int64_t channels) {
+  return torch::stable::empty({like.size(0), channels, like.size(2), like.size(3)}, like.scalar_type(), std::nullopt,
+                              like.device(), std::nullopt, MemoryFormat::ChannelsLast);
+}
+
+Tensor conv3x3_bias_act(const Tensor& found,
                         const Tensor& weight,
                         std::optional<Tensor> bias,
                         double slope,
                         double gain,
                         std::optional<double> clamp) {
-  check_channels_last(x);
+  Tensor x = found;
+  if (!is_channels_last(found)) {
+    x = empty_pictures(found, found.size(1));
+    torch::stable::copy_(x, found);
+  }
   const Convolution c{x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0)};
-  Tensor y = torch::stable::empty({c.pictures, c.out, c.height, c.width}, x.scalar_type(), std::nullopt, x.device(),
-                                  std::nullopt, MemoryFormat::ChannelsLast);
+  Tensor y = empty_pictures(x, c.out);
   // [out, in, 3, 3] -> [3, 3, in, out]
   const Tensor turned = torch::stable::transpose(torch::stable::transpose(weight, 0, 2), 1, 3);
   const std::vector<float> taps = to_floats(torch::stable::transpose(turned, 2, 3));
@@ -51,8 +59,8 @@ Tensor conv3x3_bias_act(const Tensor& x,
       chosen.convolve(c, act, numbers<T>(x), taps.data(), data(transformed), biases.data(), numbers<T>(y), begin, end);
     });
   });
-  // the contract calls a single pixel contiguous, and what becomes of it too
-  return x.is_contiguous() ? torch::stable::contiguous(y) : y;
+  // the contract calls a single column contiguous, and what becomes of it too
+  return found.is_contiguous() || !is_channels_last(found) ? torch::stable::contiguous(y) : y;
 }
 
 }  // namespace

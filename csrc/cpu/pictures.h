@@ -47,12 +47,13 @@ inline Activation activation(const Tensor& x, double slope, double gain, std::op
   return {static_cast<float>(gain), static_cast<float>(gain * slope), limit, below};
 }
 
-inline void check_channels_last(const Tensor& x) {
+inline bool is_channels_last(const Tensor& x) {
   int64_t expected = 1;
   for (int64_t d : {1, 3, 2, 0}) {
-    STD_TORCH_CHECK(x.size(d) == 1 || x.numel() == 0 || x.stride(d) == expected, "x must be channels-last");
+    if (x.size(d) != 1 && x.numel() != 0 && x.stride(d) != expected) return false;
     expected *= x.size(d);
   }
+  return true;
 }
 
 }  // namespace talk3d

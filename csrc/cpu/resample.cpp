@@ -136,7 +136,7 @@ Tensor resample2d_bias_act(const Tensor& x,
                            double filter_gain,
                            bool flip,
                            const std::optional<Activation>& activation) {
-  check_channels_last(x);
+  STD_TORCH_CHECK(is_channels_last(x), "x must be channels-last");
   const Weights weights(filter, filter_gain, flip);
   const int64_t B = x.size(0), C = x.size(1), h = filter.size(0), w = filter.size(1);
   const auto axis = [&](int64_t size, int64_t taps, int a) {
