@@ -32,6 +32,8 @@ struct Product<Lanes16> {
 };
 #endif
 
+constexpr int kGroup = 64;  // input channels whose products are summed before they are added to others
+
 template <class F>
 constexpr int kOutputs = Product<F>::vectors * F::width;
 template <class F>
@@ -92,9 +94,9 @@ void transform_tile(
   }
 }
 
-// out [rows, kOutputs] = inputs [in / kChunk, rows, kChunk] * weights [in, kOutputs]
-template <class F>
-TALK3D_HD void multiply(const float* inputs, const float* weights, int64_t in, float* out) {
+// out [rows, kOutputs] = or += inputs [kGroup / kChunk, rows, kChunk] * weights [kGroup, kOutputs]
+template <class F, bool kAdd>
+TALK3D_HD void multiply_group(const float* inputs, const float* weights, int64_t in, float* out) {
   constexpr int kRows = Product<F>::rows, kVectors = Product<F>::vectors;
   F sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r)
@@ -109,8 +111,24 @@ TALK3D_HD void multiply(const float* inputs, const float* weights, int64_t in, f
       }
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) sums[r][v].store(out + r * kOutputs<F> + v * F::width);
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = out + r * kOutputs<F> + v * F::width;
+      (kAdd ? F::load(to) + sums[r][v] : sums[r][v]).store(to);
+    }
+  }
+}
+
+// out [rows, kOutputs] = inputs [in / kChunk, rows, kChunk] * weights [in, kOutputs]
+template <class F>
+TALK3D_HD void multiply(const float* inputs, const float* weights, int64_t in, float* out) {
+  // sums of sums: rounding errors of one long sum would grow with its length, and the transforms enlarge them
+  multiply_group<F, false>(inputs, weights, in < kGroup ? in : kGroup, out);
+  for (int64_t at = kGroup; at < in; at += kGroup) {
+    const int64_t left = in - at;
+    multiply_group<F, true>(inputs + at * Product<F>::rows, weights + at * kOutputs<F>, left < kGroup ? left : kGroup,
+                            out);
+  }
 }
 
 // The tile of one vector of output channels, the nine products of each pixel added one after another.
