@@ -17,9 +17,9 @@ constexpr int kChunk = 16;                // input channels that lie together, w
 struct Convolution {
   int64_t pictures, height, width, in, out;
 
-  int64_t tiles_across() const { return (width + kTile - 1) / kTile; }
-  int64_t tiles_down() const { return (height + kTile - 1) / kTile; }
-  int64_t tiles() const { return pictures * tiles_down() * tiles_across(); }
+  TALK3D_HD int64_t tiles_across() const { return (width + kTile - 1) / kTile; }
+  TALK3D_HD int64_t tiles_down() const { return (height + kTile - 1) / kTile; }
+  TALK3D_HD int64_t tiles() const { return pictures * tiles_down() * tiles_across(); }
 };
 
 template <class T>

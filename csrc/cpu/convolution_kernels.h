@@ -1,7 +1,7 @@
 // The 3 x 3 convolution on a lane type F. Included by one translation unit for each instruction set.
 //
-// A block of tiles is transformed, multiplied and transformed back before the next one, so that all but the transformed
-// weights stays in the second cache. Lanes run over channels.
+// A block of tiles is transformed, multiplied and transformed back before the next one, so that pictures pass through
+// memory once; the transformed weights stream from the last cache. Lanes run over channels.
 #pragma once
 
 #include "cpu/convolution.h"
@@ -32,7 +32,7 @@ struct Product<Lanes16> {
 };
 #endif
 
-constexpr int kGroup = 64;  // input channels whose products are summed before they are added to others
+constexpr int kGroup = 64;  // input channels whose products are summed before they are added to others'
 
 template <class F>
 constexpr int kOutputs = Product<F>::vectors * F::width;
@@ -62,10 +62,9 @@ struct Tile {
   int64_t picture, top, left;
 
   TALK3D_HD Tile(const Convolution& c, int64_t number) {
-    const int64_t across = (c.width + kTile - 1) / kTile, down = (c.height + kTile - 1) / kTile;
-    left = number % across * kTile;
-    top = number / across % down * kTile;
-    picture = number / across / down;
+    left = number % c.tiles_across() * kTile;
+    top = number / c.tiles_across() % c.tiles_down() * kTile;
+    picture = number / c.tiles_across() / c.tiles_down();
   }
   TALK3D_HD int rows(const Convolution& c) const { return c.height - top < kTile ? int(c.height - top) : kTile; }
   TALK3D_HD int columns(const Convolution& c) const { return c.width - left < kTile ? int(c.width - left) : kTile; }
@@ -94,7 +93,7 @@ void transform_tile(
   }
 }
 
-// out [rows, kOutputs] = or += inputs [kGroup / kChunk, rows, kChunk] * weights [kGroup, kOutputs]
+// out [rows, kOutputs] = or += inputs [in / kChunk, rows, kChunk] * weights [in, kOutputs]
 template <class F, bool kAdd>
 TALK3D_HD void multiply_group(const float* inputs, const float* weights, int64_t in, float* out) {
   constexpr int kRows = Product<F>::rows, kVectors = Product<F>::vectors;
@@ -122,12 +121,14 @@ TALK3D_HD void multiply_group(const float* inputs, const float* weights, int64_t
 // out [rows, kOutputs] = inputs [in / kChunk, rows, kChunk] * weights [in, kOutputs]
 template <class F>
 TALK3D_HD void multiply(const float* inputs, const float* weights, int64_t in, float* out) {
-  // sums of sums: rounding errors of one long sum would grow with its length, and the transforms enlarge them
-  multiply_group<F, false>(inputs, weights, in < kGroup ? in : kGroup, out);
-  for (int64_t at = kGroup; at < in; at += kGroup) {
-    const int64_t left = in - at;
-    multiply_group<F, true>(inputs + at * Product<F>::rows, weights + at * kOutputs<F>, left < kGroup ? left : kGroup,
-                            out);
+  // sums of sums: the rounding errors of one long sum grow with its length, and the transforms enlarge them
+  for (int64_t at = 0; at < in; at += kGroup) {
+    const float *group = inputs + at * Product<F>::rows, *factors = weights + at * kOutputs<F>;
+    const int64_t count = in - at < kGroup ? in - at : kGroup;
+    if (at == 0)
+      multiply_group<F, false>(group, factors, count, out);
+    else
+      multiply_group<F, true>(group, factors, count, out);
   }
 }
 
@@ -190,9 +191,9 @@ void convolve(const Convolution& c,
   const T* zeros = space.take<T>(c.in);
   float* inputs = space.take<float>(kPoints * next_input);
   float* products = space.take<float>(kPoints * next_product);
-  const int64_t tiles = c.pictures * ((c.height + kTile - 1) / kTile) * ((c.width + kTile - 1) / kTile);
-  for (int64_t first = begin * kTiles<F>; first < end * kTiles<F> && first < tiles; first += kTiles<F>) {
-    const int count = tiles - first < kTiles<F> ? int(tiles - first) : kTiles<F>;
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * kTiles<F>, left = c.tiles() - first;
+    const int count = left < kTiles<F> ? int(left) : kTiles<F>;
     for (int t = 0; t < count; ++t)
       transform_tile<F>(c, Tile(c, first + t), x, zeros, inputs + t / kRows * panel + t % kRows * kChunk, next_input);
     for (int64_t out = 0; out < c.out; out += kOutputs<F>) {

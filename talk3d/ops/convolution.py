@@ -56,8 +56,9 @@ def conv3x3_bias_act(
 
         ``"cpu"`` is Winograd's minimal filtering F(4 x 4, 3 x 3) in float32 (Winograd 1980; Lavin and Gray 2016), which
         multiplies a quarter as often, in one pass over the picture; bfloat16 is rounded once, at its end. In float32
-        the error of a pixel is some 1e-6 of the deviation of its neighbourhood of 6 x 6, a little above that of
-        torch's convolution of channels-last pictures. What is not finite stays where it would be in the plain sum.
+        its error is one to two times that of torch's sum over channels-last pictures, 7e-7 of the result's deviation at
+        256 channels, as far as the magnitudes within 6 x 6 pixels are alike. What is not finite stays where it would be
+        in the plain sum.
 
     Example:
         >>> x, weight = torch.ones(1, 1, 2, 3), torch.ones(1, 1, 3, 3)
@@ -73,7 +74,7 @@ def conv3x3_bias_act(
         raise ValueError(f"weight must have the shape [out, {x.shape[1]}, 3, 3], got {list(weight.shape)}")
     _check_alike("weight", weight, x)
     _check_bias(bias, x, len(weight))
-    return _conv3x3_bias_act(x, weight, bias, *_activation(activation), impl=impl)  # type: ignore[no-any-return]
+    return _conv3x3_bias_act(x, weight, bias, *_activation(activation), impl=impl)
 
 
 def _fake(x, weight, bias, slope, gain, clamp):  # type: ignore[no-untyped-def]
@@ -113,7 +114,7 @@ _conv3x3_bias_act.differentiate(_save, _back)
 
 @cache
 def _has_amx() -> bool:
-    return torch.cpu._is_amx_tile_supported()  # type: ignore[no-any-return]
+    return torch.cpu._is_amx_tile_supported()
 
 
 def _supports(x: Tensor, weight: Tensor, *_: object) -> str | None:
