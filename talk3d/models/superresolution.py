@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from talk3d.models.synthesis import SynthesisBlock, upsample
 from talk3d.nn import Noise
-from talk3d.ops import Activation, Resampling, bias_act, resample2d_bias_act
+from talk3d.ops import Activation, Resampling, bias_act, conv3x3_bias_act, resample2d_bias_act
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
 
@@ -155,21 +155,18 @@ class _FoldedBlock(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         if self.filter is None:
-            x = self._activate(conv2d(x, self.conv0_weight, self.conv0_bias, padding=1))
+            x = conv3x3_bias_act(x, self.conv0_weight, self.conv0_bias, self.activation)
         else:
             spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
             # the rim of the filter would darken a bias put in before
             smoothing = Resampling(padding=1, gain=4.0)
             x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
             image = upsample(image, self.filter.to(image.dtype))
-        x = self._activate(conv2d(x, self.conv1_weight, self.conv1_bias, padding=1))
+        x = conv3x3_bias_act(x, self.conv1_weight, self.conv1_bias, self.activation)
         contribution = bias_act(
             conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.activation.clamp
         )
         return x, image + contribution.to(image.dtype)
-
-    def _activate(self, x: Tensor) -> Tensor:
-        return bias_act(x, gain=self.activation.gain, clamp=self.activation.clamp)
 
 
 class FoldedSuperResolution(nn.Module):
