@@ -1,7 +1,7 @@
 """Named ranges around the stages of a frame: in NVTX, in torch.profiler, and in what ``talk3d bench`` prints.
 
-A range costs a third of a microsecond while nothing records, and is no part of a compiled graph. ``docs/profiling.md``
-lists them all, with the tools that show them.
+A range costs less than half a microsecond while nothing records, and is no part of a compiled graph. The page
+``docs/profiling.md`` lists them all, with the tools that show them.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Baked:
         key = len(cameras), side
         if key not in self._graphs:
             self._graphs[key] = _Graph(self, tokens, cameras, side)
-        with annotate("frame.replay"):
+        with annotate("replay"):
             return self._graphs[key].replay(tokens, cameras)
 
     @torch.inference_mode()
