@@ -46,7 +46,14 @@ class Bench:
         from talk3d.memory import keep_freed_memory
 
         keep_freed_memory()  # as render does
-        show.show_budget(self)
+        show.show_budget(
+            self.avatar,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+            rounds=self.rounds,
+            as_json=self.json,
+        )
 
 
 @dataclass(frozen=True)

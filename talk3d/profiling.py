@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch._C._autograd import _profiler_enabled  # torch has no public name for it
 
 try:
     import nvtx
@@ -43,7 +44,7 @@ def annotate(name: str) -> AbstractContextManager[None]:
         >>> with annotate("unet.mid"):
         ...     pass
     """
-    if torch.compiler.is_compiling() or not (_traced or _observer or torch.autograd._profiler_enabled()):
+    if torch.compiler.is_compiling() or not (_traced or _observer or _profiler_enabled()):
         return _NOTHING
     return _Range(name)
 
@@ -66,8 +67,7 @@ class _Range:
         around = _names()[-1:]
         self._name = (around[0] + name if around else name[1:]) if name.startswith(".") else name
         self._observer = _observer
-        enabled = torch.autograd._profiler_enabled()
-        self._profiled = torch.profiler.record_function(self._name) if enabled else None
+        self._profiled = torch.profiler.record_function(self._name) if _profiler_enabled() else None
 
     def __enter__(self) -> None:
         _names().append(self._name)

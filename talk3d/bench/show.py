@@ -7,7 +7,7 @@ import math
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from talk3d.avatar import Avatar
 from talk3d.bench.frame import FRAME, Budget, Side, Spread, measure, published_avatar
 
-__all__ = ["Command", "show_budget"]
+__all__ = ["show_budget"]
 
 _WHAT = {
     "audio": "speech window to its token",
@@ -36,29 +36,34 @@ _WHAT = {
 _WIDE = 115  # columns of a terminal that the notes fit into
 
 
-class Command(Protocol):
-    """The options of the command, see :class:`talk3d.cli.Bench`."""
-
-    avatar: Path | None
-    precision: str
-    threads: int | None
-    device: str | None
-    rounds: int
-    json: bool
-
-
-def show_budget(command: Command) -> None:
+def show_budget(
+    avatar: Path | None,
+    *,
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    threads: int | None = None,
+    rounds: int = 7,
+    as_json: bool = False,
+) -> None:
     """Measure, with a progress bar, and print the budget.
+
+    Args:
+        avatar: The folder of an avatar; None for networks of the published sizes with random weights.
+        precision: Type of the baked networks.
+        device: Where to render; by default a GPU if there is one.
+        threads: Of a CPU; by default as many as torch takes.
+        rounds: How often each frame is measured.
+        as_json: Print it for machines, and no progress.
 
     Raises:
         ValueError: If an option is wrong, or the avatar cannot be loaded.
     """
-    device = _device(command.device)
-    if command.threads is not None:
-        if command.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {command.threads}")
-        torch.set_num_threads(command.threads)
-    avatar = published_avatar() if command.avatar is None else Avatar.load(command.avatar)
+    place = _device(device)
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    person = published_avatar() if avatar is None else Avatar.load(avatar)
     columns = (
         TextColumn("measuring"),
         BarColumn(),
@@ -68,24 +73,24 @@ def show_budget(command: Command) -> None:
         TextColumn("to go"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=command.json, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
         task = bar.add_task("measuring", total=None)
         budget = measure(
-            avatar,
-            dtype=getattr(torch, command.precision),
-            device=device,
-            rounds=command.rounds,
+            person,
+            dtype=getattr(torch, precision),
+            device=place,
+            rounds=rounds,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     facts = {
-        "avatar": "published sizes, random weights" if command.avatar is None else str(command.avatar),
-        "device": _name(device),
+        "avatar": "published sizes, random weights" if avatar is None else str(avatar),
+        "device": _name(place),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "precision": command.precision,
-        "rounds": command.rounds,
+        "precision": precision,
+        "rounds": rounds,
     }
-    if command.json:
+    if as_json:
         print(json.dumps(facts | _plain(budget), indent=2, allow_nan=False))
     else:
         _print(budget, facts, Console(highlight=False))
