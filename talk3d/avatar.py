@@ -24,6 +24,7 @@ from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, SceneConfig
 from talk3d.motion import FPS, Motion, imagine, ping_pong
 from talk3d.ops.triplane import Axes
+from talk3d.profiling import annotate
 from talk3d.weights.convert import convert
 from talk3d.weights.load import fact, filled, filled_driver, load_driver, load_generator, load_latent
 from talk3d.weights.store import Weights, read_weights, write_weights
@@ -153,7 +154,10 @@ class Avatar(nn.Module):
         if self.driver is None:
             raise ValueError("this avatar has no driver: call avatar.identity(cameras) for the person at rest")
         planes = self.identity.planes
-        return self.identity(cameras, planes + self.driver(features, conditions, planes))
+        delta = self.driver(features, conditions, planes)
+        with annotate("compose"):
+            planes = planes + delta
+        return self.identity(cameras, planes)
 
     def bake(self, dtype: torch.dtype = torch.float32, *, device: torch.device | str | None = None) -> BakedAvatar:
         """Prepare for rendering; see :class:`talk3d.models.baked.Baked`."""
@@ -194,13 +198,15 @@ class BakedAvatar(Baked):
             raise ValueError("this avatar does not say which speech features it listens to")
         with tempfile.TemporaryDirectory() as folder:
             wav = Path(folder, "speech.wav")
-            sound = decode_sound(Path(audio), wav)
+            with annotate("io.load"):
+                sound = decode_sound(Path(audio), wav)
             if sound is None:
                 raise ValueError(f"{audio} has no sound")
             if sound.seconds < 1 / FPS:
                 raise ValueError(f"{audio} is too short: {1000 * sound.seconds:.0f} ms, and one frame takes 40 ms")
             frames = math.ceil(sound.seconds * FPS - 1e-6)
-            encode_speech(wav, out, frames, like=FeaturesInfo(**self.facts["features"]))
+            with annotate("audio.features"):
+                encode_speech(wav, out, frames, like=FeaturesInfo(**self.facts["features"]))
         return frames
 
     def render(
@@ -227,7 +233,10 @@ class BakedAvatar(Baked):
             features = np.load(file, mmap_mode="r")
             for start in range(0, count, batch):
                 frames = range(start, min(start + batch, count))
-                yield from self.compose(self.speak(features, frames, camera), self.behind(frames)).cpu()
+                pictures = self.compose(self.speak(features, frames, camera), self.behind(frames))
+                with annotate("io.d2h"):
+                    pictures = pictures.cpu()
+                yield from pictures
 
     def speak(
         self,
@@ -253,9 +262,9 @@ class BakedAvatar(Baked):
         """What the clip's crops show behind the person; None if the volume holds that."""
         if self.plate is None:
             return None
-        moves = self.moves(frames)
-        backdrop = Backdrop(self.plate, moves.crops, self.side)
-        return torch.stack([backdrop(frame) for frame in range(len(frames))])
+        with annotate("backdrop"):
+            backdrop = Backdrop(self.plate, self.moves(frames).crops, self.side)
+            return torch.stack([backdrop(frame) for frame in range(len(frames))])
 
 
 def convert_avatar(

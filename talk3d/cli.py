@@ -19,6 +19,44 @@ __all__ = ["main"]
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Print what a frame costs, stage by stage, baked and unbaked."""
+
+    avatar: tyro.conf.Positional[Path | None] = None
+    """The folder of an avatar; by default networks of the published sizes with random weights."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the baked networks; planes and renderer stay float32 on a CPU."""
+
+    threads: int | None = None
+    """Threads of a CPU; by default as many as torch takes."""
+
+    device: str | None = None
+    """Where to render, such as cpu or cuda:1; by default a GPU if there is one."""
+
+    rounds: int = 7
+    """How often each is measured."""
+
+    json: bool = False
+    """For machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from talk3d.bench import show
+        from talk3d.memory import keep_freed_memory
+
+        keep_freed_memory()  # as render does
+        show.show_budget(
+            self.avatar,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+            rounds=self.rounds,
+            as_json=self.json,
+        )
+
+
+@dataclass(frozen=True)
 class Convert:
     """Convert a published checkpoint (EG3D's .pkl, Talk3D's .pt) to safetensors and JSON; nothing of it is run."""
 
@@ -294,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fit = tyro.conf.subcommand("fit", default=fit_defaults(arguments) if arguments[:1] == ["fit"] else None)
         command = tyro.cli(
             Annotated[
-                Convert | Demo | Evaluate | Export | Annotated[Fit, fit] | Info | Prepare | Render,
+                Bench | Convert | Demo | Evaluate | Export | Annotated[Fit, fit] | Info | Prepare | Render,
                 tyro.conf.FlagCreatePairsOff,
             ],
             prog="talk3d",

@@ -19,6 +19,7 @@ from talk3d.models.encoders import Conditions
 from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, View
 from talk3d.ops import PackedPlanes, pack_planes, render_rays
+from talk3d.profiling import annotate
 
 __all__ = ["Baked"]
 
@@ -104,6 +105,7 @@ class Baked:
         cameras: Float[Tensor, "batch 25"],
         *,
         resolution: int | None = None,
+        graph: bool = True,
     ) -> Generated:
         """Render a frame for each camera.
 
@@ -111,9 +113,11 @@ class Baked:
             tokens: What :meth:`tokens` made for these frames; None shows the person at rest.
             cameras: Camera vectors ``[B, 25]``.
             resolution: Side of the rendered features; by default the configuration's.
+            graph: On a GPU, replay a CUDA graph, whose stages no profiler's range can tell apart. Without it they are
+                launched one by one.
 
         Returns:
-            Pictures and views. On a GPU they lie in buffers that the next call with as many frames overwrites: copy
+            Pictures and views. From a graph they lie in buffers that the next call with as many frames overwrites: copy
             what must stay.
 
         Raises:
@@ -128,12 +132,13 @@ class Baked:
         cameras = cameras.to(self.device, torch.float32)
         tokens = None if tokens is None else tokens.to(self.device)
         side = self.config.resolution if resolution is None else resolution
-        if self.device.type != "cuda" or tokens is None:
-            return self._frame(tokens, *cams.rays(*cams.unpack(cameras), side))
+        if not graph or self.device.type != "cuda" or tokens is None:
+            return self._frame(tokens, *_rays(cameras, side))
         key = len(cameras), side
         if key not in self._graphs:
             self._graphs[key] = _Graph(self, tokens, cameras, side)
-        return self._graphs[key].replay(tokens, cameras)
+        with annotate("replay"):
+            return self._graphs[key].replay(tokens, cameras)
 
     @torch.inference_mode()
     def compose(
@@ -148,19 +153,21 @@ class Baked:
         Returns:
             ``[B, H, W, 3]``, 0 to 255, on the device of the frames.
         """
-        image = frames.image
-        if background is not None:
-            image = composite(image, frames.view.weight, background.to(image))
-        return _bytes((image + 1) / 2)
+        with annotate("io.uint8"):
+            image = frames.image
+            if background is not None:
+                image = composite(image, frames.view.weight, background.to(image))
+            return _bytes((image + 1) / 2)
 
     @torch.inference_mode()
     def cut_out(self, frames: Generated) -> UInt8[Tensor, "batch height width 4"]:
         """Make pictures of 8 bits with an alpha channel, not premultiplied: ``[B, H, W, 4]``."""
-        size = frames.image.shape[2:]
-        alpha = interpolate(frames.view.weight, size, mode="bilinear", align_corners=False).clamp(0, 1)
-        # what is less opaque than a step of 8 bits has no colour that could be told
-        color = (frames.image + 1) / 2 / alpha.clamp(min=1 / 255)
-        return _bytes(torch.cat([color, alpha], dim=1))
+        with annotate("io.uint8"):
+            size = frames.image.shape[2:]
+            alpha = interpolate(frames.view.weight, size, mode="bilinear", align_corners=False).clamp(0, 1)
+            # what is less opaque than a step of 8 bits has no colour that could be told
+            color = (frames.image + 1) / 2 / alpha.clamp(min=1 / 255)
+            return _bytes(torch.cat([color, alpha], dim=1))
 
     def _frame(self, tokens: Tensor | None, origins: Tensor, directions: Tensor) -> Generated:
         planes = self._rest if tokens is None else self._moved(tokens)
@@ -174,9 +181,16 @@ class Baked:
     def _moved(self, tokens: Tensor) -> PackedPlanes:
         """Planes of the identity with the delta of each frame, in the renderer's layout."""
         assert self._unet is not None
-        delta = pack_planes(self._unet(tokens.to(self.dtype), self._features), self.config.rendering.axes)
-        # packing is linear, so the sum of packed planes is the sum of planes, packed
-        return delta._replace(texels=self._rest.texels + delta.texels)
+        delta = self._unet(tokens.to(self.dtype), self._features)
+        with annotate("compose"):
+            packed = pack_planes(delta, self.config.rendering.axes)
+            # packing is linear, so the sum of packed planes is the sum of planes, packed
+            return packed._replace(texels=self._rest.texels + packed.texels)
+
+
+def _rays(cameras: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    with annotate("render.rays"):
+        return cams.rays(*cams.unpack(cameras), side)
 
 
 def _bytes(pictures: Tensor) -> Tensor:
@@ -194,7 +208,7 @@ class _Graph:
 
     def __init__(self, baked: Baked, tokens: Tensor, cameras: Tensor, side: int) -> None:
         self.side = side
-        self.inputs = _Captured(tokens.clone(), *(part.clone() for part in cams.rays(*cams.unpack(cameras), side)))
+        self.inputs = _Captured(tokens.clone(), *(part.clone() for part in _rays(cameras, side)))
         stream = torch.cuda.Stream(baked.device)
         stream.wait_stream(torch.cuda.current_stream(baked.device))
         with torch.cuda.stream(stream):
@@ -206,7 +220,7 @@ class _Graph:
             self.output = baked._frame(*self.inputs)
 
     def replay(self, tokens: Tensor, cameras: Tensor) -> Generated:
-        fresh = _Captured(tokens, *cams.rays(*cams.unpack(cameras), self.side))
+        fresh = _Captured(tokens, *_rays(cameras, self.side))
         for static, found in zip(self.inputs, fresh, strict=True):
             static.copy_(found)
         self.graph.replay()

@@ -28,6 +28,7 @@ from talk3d.nn.planes import (
 from talk3d.ops.resample import resample2d
 from talk3d.ops.rollout import RolloutAxes
 from talk3d.ops.triplane import AXES, Axes
+from talk3d.profiling import annotate
 
 __all__ = ["DeltaUNet", "IdentityFeatures", "Semantics", "fold_batch_norm"]
 
@@ -189,13 +190,16 @@ class DeltaUNet(nn.Module):
         batch, count = tokens.shape[:2]
         if self.head is not None and count != self.tokens:
             raise ValueError(f"this network was made for {self.tokens} tokens, got {count}")
-        found, _ = self._run(self.transformer.finish, features.texels.expand(batch, -1, -1, -1), tokens)
-        planes = self._run(self.up[0], found + features.eighth)
-        planes = self._run(self.up[1], planes + features.quarter)
-        planes = self._run(self.up[2], planes + features.half)
+        with annotate("unet.mid"):
+            planes, _ = self._run(self.transformer.finish, features.texels.expand(batch, -1, -1, -1), tokens)
+        skips = features.eighth, features.quarter, features.half
+        for index, (level, skip) in enumerate(zip(self.up, skips, strict=True), start=1):
+            with annotate(f"unet.up{index}"):
+                planes = self._run(level, planes + skip)
         if self.head is None:
             return planes
-        return to_planes(self.head(to_texels(planes), features.scale.expand(batch, -1, -1), tokens))
+        with annotate("unet.head"):
+            return to_planes(self.head(to_texels(planes), features.scale.expand(batch, -1, -1), tokens))
 
     def encode(self, planes: Float[Tensor, "batch 3 channel size size"], *, copies: int = 1) -> IdentityFeatures:
         """Everything that no token has a part in: the way down and the first self-attention.
@@ -209,11 +213,12 @@ class DeltaUNet(nn.Module):
             raise ValueError(
                 f"identity must have the shape [batch, 3, {channels}, {size}, {size}], got {list(planes.shape)}"
             )
-        half = self._run(self.down[0], planes, copies)
-        quarter = self._run(self.down[1], half, copies)
-        eighth = self._run(self.down[2], quarter, copies)
-        scale = planes.std((1, 2, 3, 4)).view(-1, 1, 1)
-        return IdentityFeatures(half, quarter, eighth, self._run(self.transformer.start, eighth), scale)
+        with annotate("unet.id_cache"):
+            half = self._run(self.down[0], planes, copies)
+            quarter = self._run(self.down[1], half, copies)
+            eighth = self._run(self.down[2], quarter, copies)
+            scale = planes.std((1, 2, 3, 4)).view(-1, 1, 1)
+            return IdentityFeatures(half, quarter, eighth, self._run(self.transformer.start, eighth), scale)
 
     def attention_maps(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from talk3d.models.delta import Semantics
+from talk3d.profiling import annotate
 
 __all__ = ["TOKENS", "AudioEncoder", "ConditionEncoder", "Conditions", "FourierEncoder", "fourier"]
 
@@ -192,7 +193,8 @@ class ConditionEncoder(nn.Module):
         Raises:
             ValueError: On wrong shapes; with the name and shape of the argument.
         """
-        audio = self.audio(features)
+        with annotate("audio"):
+            audio = self.audio(features)
         batch = audio.shape[0]
         for (name, found), shape in zip(conditions._asdict().items(), ([], [3], [3, 2]), strict=True):
             if list(found.shape) != [batch, *shape]:
@@ -202,14 +204,15 @@ class ConditionEncoder(nn.Module):
             blink = 2 * blink
         else:
             blink, angles = 2 * blink - 1, angles / 90
-        tokens = (
-            audio,
-            self.blink(blink[:, None]),
-            self.null.expand(batch, -1),
-            self.angles(angles),
-            self.landmarks(landmarks.flatten(1)),
-        )
-        return torch.stack(tokens, dim=1)
+        with annotate("tokens"):
+            tokens = (
+                audio,
+                self.blink(blink[:, None]),
+                self.null.expand(batch, -1),
+                self.angles(angles),
+                self.landmarks(landmarks.flatten(1)),
+            )
+            return torch.stack(tokens, dim=1)
 
 
 def _keep_variance(layer: nn.Module) -> None:

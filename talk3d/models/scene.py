@@ -13,6 +13,7 @@ from talk3d import cameras as cams
 from talk3d.models.superresolution import SuperResolution, Variant
 from talk3d.nn import Decoder
 from talk3d.ops import PackedPlanes, RenderOptions, render_rays, sample_triplane
+from talk3d.profiling import annotate
 
 __all__ = ["Generated", "Scene", "SceneConfig", "View"]
 
@@ -159,7 +160,8 @@ class Scene(nn.Module):
         if cameras.ndim != 2:
             raise ValueError(f"cameras must have the shape [batch, {CAMERA}], got {list(cameras.shape)}")
         side = self.config.resolution if resolution is None else resolution
-        origins, directions = cams.rays(*cams.unpack(cameras), side)
+        with annotate("render.rays"):
+            origins, directions = cams.rays(*cams.unpack(cameras), side)
         options = options or self.config.rendering
         seen = render_rays(planes, self.decoder.weights(), origins, directions, options, jitter=jitter, u=u)
         features = seen.features.transpose(1, 2).unflatten(2, (side, side))

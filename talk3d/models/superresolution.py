@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 from talk3d.models.synthesis import SynthesisBlock, upsample
 from talk3d.nn import Noise
 from talk3d.ops import Activation, Resampling, bias_act, conv3x3_bias_act, resample2d_bias_act
+from talk3d.profiling import annotate
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
 
@@ -115,8 +116,10 @@ class SuperResolution(nn.Module):
             raise ValueError(f"w must have the shape [{len(features)}, {self.w_dim}], got {list(w.shape)}")
         features = _resize(features, self.shape)
         ws = w[:, None].expand(-1, 3, -1)
-        x, image = self.block0(features.to(self.dtype or features.dtype), features[:, :_RGB], ws, noise=noise)
-        _, image = self.block1(x, image, ws, noise=noise)
+        with annotate("sr.b0"):
+            x, image = self.block0(features.to(self.dtype or features.dtype), features[:, :_RGB], ws, noise=noise)
+        with annotate("sr.b1"):
+            _, image = self.block1(x, image, ws, noise=noise)
         return image
 
     @torch.no_grad()
@@ -155,18 +158,21 @@ class _FoldedBlock(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         if self.filter is None:
-            x = conv3x3_bias_act(x, self.conv0_weight, self.conv0_bias, self.activation)
+            with annotate(".conv"):
+                x = conv3x3_bias_act(x, self.conv0_weight, self.conv0_bias, self.activation)
         else:
-            spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
-            # the rim of the filter would darken a bias put in before
-            smoothing = Resampling(padding=1, gain=4.0)
-            x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
-            image = upsample(image, self.filter.to(image.dtype))
-        x = conv3x3_bias_act(x, self.conv1_weight, self.conv1_bias, self.activation)
-        contribution = bias_act(
-            conv2d(x, self.to_rgb_weight, self.to_rgb_bias), act="linear", clamp=self.activation.clamp
-        )
-        return x, image + contribution.to(image.dtype)
+            with annotate(".up"):
+                spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
+            with annotate(".fir"):
+                # the rim of the filter would darken a bias put in before
+                smoothing = Resampling(padding=1, gain=4.0)
+                x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
+        with annotate(".conv"):
+            x = conv3x3_bias_act(x, self.conv1_weight, self.conv1_bias, self.activation)
+        with annotate(".rgb"):
+            rgb = conv2d(x, self.to_rgb_weight, self.to_rgb_bias)
+            contribution = bias_act(rgb, act="linear", clamp=self.activation.clamp).to(image.dtype)
+            return x, contribution + (image if self.filter is None else upsample(image, self.filter.to(image.dtype)))
 
 
 class FoldedSuperResolution(nn.Module):
@@ -190,7 +196,8 @@ class FoldedSuperResolution(nn.Module):
         With ``part`` they are a part of a view that has the size that the network wants, and stay as large as they are.
         """
         features = features if part else _resize(features, self.shape)
-        x = features.to(self.block0.conv0_weight.dtype)
-        x, image = self.block0(x, features[:, :_RGB])
-        _, image = self.block1(x, image)
+        with annotate("sr.b0"):
+            x, image = self.block0(features.to(self.block0.conv0_weight.dtype), features[:, :_RGB])
+        with annotate("sr.b1"):
+            _, image = self.block1(x, image)
         return image

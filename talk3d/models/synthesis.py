@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from talk3d.nn import Noise, SynthesisLayer, ToRGB, smoothing_filter
 from talk3d.ops import resample2d
+from talk3d.profiling import annotate
 
 __all__ = ["BackboneShape", "SynthesisBackbone", "SynthesisBlock", "upsample"]
 
@@ -67,10 +68,11 @@ class SynthesisBlock(nn.Module):
         """
         x = self.conv0(x, ws[:, 0], noise=noise)
         x = self.conv1(x, ws[:, 1], noise=noise)
-        contribution = self.to_rgb(x, ws[:, 2]).to(ws.dtype)
-        if image is None:
-            return x, contribution
-        return x, contribution + (image if self.filter is None else upsample(image, self.filter))
+        with annotate(".rgb"):
+            contribution = self.to_rgb(x, ws[:, 2]).to(ws.dtype)
+            if image is None:
+                return x, contribution
+            return x, contribution + (image if self.filter is None else upsample(image, self.filter))
 
 
 class ConstantBlock(nn.Module):
@@ -162,7 +164,9 @@ class SynthesisBackbone(nn.Module):
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must have the shape [batch, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
         first, *others = self.blocks.values()
-        x, image = first(ws[:, :2], noise=noise)
+        with annotate(f"backbone.b{_FIRST}"):
+            x, image = first(ws[:, :2], noise=noise)
         for index, block in enumerate(others):
-            x, image = block(x, image, ws[:, 2 * index + 1 : 2 * index + 4], noise=noise)
+            with annotate(f"backbone.b{_FIRST << (index + 1)}"):
+                x, image = block(x, image, ws[:, 2 * index + 1 : 2 * index + 4], noise=noise)
         return image

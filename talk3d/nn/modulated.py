@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 from talk3d.nn.equalized import EqualizedLinear, smoothing_filter
 from talk3d.ops import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
+from talk3d.profiling import annotate
 
 __all__ = ["Noise", "SynthesisLayer", "ToRGB", "modulated_conv2d"]
 
@@ -129,12 +130,15 @@ class SynthesisLayer(nn.Module):
         style, bias = self.affine(w), self.bias.to(x.dtype)
         activation = Activation(gain=math.sqrt(2) * gain, clamp=None if self.clamp is None else self.clamp * gain)
         if noise == "none" and self.filter is not None:
-            spread = _convolve(x, self.weight, style, up=2)
-            return resample2d_bias_act(spread, self.filter.to(x.dtype), bias, _SMOOTHING, activation)
-        y = modulated_conv2d(x, self.weight, style, up_filter=self.filter)
-        if noise != "none":
-            y = y + (self._noise(y, noise) * self.noise_strength).to(y.dtype)
-        return bias_act(y, bias, gain=activation.gain, clamp=activation.clamp)
+            with annotate(".up"):
+                spread = _convolve(x, self.weight, style, up=2)
+            with annotate(".fir"):
+                return resample2d_bias_act(spread, self.filter.to(x.dtype), bias, _SMOOTHING, activation)
+        with annotate(".conv"):
+            y = modulated_conv2d(x, self.weight, style, up_filter=self.filter)
+            if noise != "none":
+                y = y + (self._noise(y, noise) * self.noise_strength).to(y.dtype)
+            return bias_act(y, bias, gain=activation.gain, clamp=activation.clamp)
 
     def fold(self, w: Float[Tensor, " w_dim"]) -> tuple[Tensor, Tensor]:
         """Weight and bias of the plain convolution that this layer is for one ``w``, without noise.

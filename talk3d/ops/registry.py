@@ -128,6 +128,10 @@ class Operator:
             reason = self._supports[impl](*args)
         return reason
 
+    def function(self, impl: str) -> Callable[..., Any]:
+        """The function that an implementation is, loaded now; it takes the schema's arguments."""
+        return self._load(impl)
+
     def _unavailable(self, impl: str) -> str | None:
         if impl in self._loaded or impl in ("reference", "torch"):
             return None

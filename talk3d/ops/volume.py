@@ -11,6 +11,7 @@ from torch import Tensor
 
 from talk3d.ops.registry import Operator
 from talk3d.ops.triplane import AXES, Axes, PackedPlanes, _texels
+from talk3d.profiling import annotate
 
 __all__ = ["Decoder", "RenderOptions", "Rendered", "render_rays"]
 
@@ -150,7 +151,6 @@ def render_rays(
         A ray that misses the box has features -1 (or 1 over white), weight 0 and zero gradients.
     """
     hidden = _check(planes, decoder, origins, directions)
-    texels, pairs = _texels(planes, options.axes, origins, merge=False)
     jitter = _check_noise("jitter", jitter, origins, options.coarse)
     u = _check_noise("u", u, origins, options.fine) if options.fine else None
     published = options.coupled == "published"
@@ -164,19 +164,21 @@ def render_rays(
         options.clamp_depth and not published,
         options.min_weight,
     )
-    features, depth, weight, depths, _ = _forward(
-        texels,
-        torch.cat([part.flatten() for part in decoder]),
-        torch.cat([origins, directions, _limits(origins, directions, options)], dim=2),
-        jitter,
-        u,
-        list(pairs),
-        [float(number) for number in settings],
-        impl=impl,
-    )
-    if published and options.clamp_depth and depths.numel():
-        depth = depth.clamp(depths.min(), depths.max())
-    return Rendered(features, depth, weight)
+    with annotate("render"):
+        texels, pairs = _texels(planes, options.axes, origins, merge=False)
+        features, depth, weight, depths, _ = _forward(
+            texels,
+            torch.cat([part.flatten() for part in decoder]),
+            torch.cat([origins, directions, _limits(origins, directions, options)], dim=2),
+            jitter,
+            u,
+            list(pairs),
+            [float(number) for number in settings],
+            impl=impl,
+        )
+        if published and options.clamp_depth and depths.numel():
+            depth = depth.clamp(depths.min(), depths.max())
+        return Rendered(features, depth, weight)
 
 
 def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tensor:
@@ -281,7 +283,8 @@ def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
 def _differentiate(ctx, d_features, d_depth, d_weight, *_):  # type: ignore[no-untyped-def]
     grads = [grad.contiguous() for grad in (d_features, d_depth, d_weight)]
     needs = list(ctx.needs_input_grad[:3])
-    found = _backward(grads, list(ctx.saved_tensors), *ctx.options, needs, impl=ctx.impl)
+    with annotate("render.bwd"):
+        found = _backward(grads, list(ctx.saved_tensors), *ctx.options, needs, impl=ctx.impl)
     return *(grad if need else None for grad, need in zip(found, needs, strict=True)), None, None, None, None
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, linear, max_pool1d, softplus
 
+from talk3d.profiling import annotate
 from talk3d.reference import triplane
 
 _CLEAR = 1e-10  # added to each interval's transparency, so that an opaque one leaves something to divide by
@@ -43,19 +44,22 @@ def forward(
         density, color = decode(features, layers)
         return density.view_as(depths), color.unflatten(1, depths.shape[1:])
 
-    depths = coarse_depths(rays, int(coarse), jitter, bool(disparity))
-    density, color = field(depths)  # [B, R, S], [B, R, S, D]
+    with annotate(".coarse"):
+        depths = coarse_depths(rays, int(coarse), jitter, bool(disparity))
+        density, color = field(depths)  # [B, R, S], [B, R, S, D]
     if fine:
-        with torch.no_grad():
+        with annotate(".pdf"), torch.no_grad():
             weights, _ = interval_weights(density, depths)
             more = importance_depths(depths, weights, _quantiles(u, rays, int(fine)))
-        more_density, more_color = field(more)
+        with annotate(".fine"):
+            more_density, more_color = field(more)
         depths, order = torch.cat([depths, more], dim=2).sort(dim=2)
         density = torch.cat([density, more_density], dim=2).gather(2, order)
         color = torch.cat([color, more_color], dim=2)
         color = color.gather(2, order[..., None].expand_as(color))
-    seen = march(color, density, depths, bool(white_back), bool(clamp_depth))
-    return *seen, depths, interval_weights(density, depths)[1]
+    with annotate(".color"):
+        seen = march(color, density, depths, bool(white_back), bool(clamp_depth))
+        return *seen, depths, interval_weights(density, depths)[1]
 
 
 def decode(features: Tensor, layers: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from talk3d.avatar import BakedAvatar
 from talk3d.backdrop import signed
+from talk3d.profiling import annotate
 from talk3d.rendering.cameras import CameraPath
 
 __all__ = ["Renderer"]
@@ -97,9 +98,10 @@ class _Outbox:
             self._pinned.append(torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True))
         target = self._pinned[self._turn][: len(pictures)]
         self._turn = 1 - self._turn
-        target.copy_(pictures, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
+        with annotate("io.d2h"):
+            target.copy_(pictures, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
         self._sent.append((target, event, len(pictures)))
         yield from self._received(before)
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from talk3d.avatar import Avatar, BakedAvatar
 from talk3d.motion import ping_pong
+from talk3d.profiling import annotate
 from talk3d.rendering.cameras import camera_path
 from talk3d.rendering.frames import Renderer
 from talk3d.rendering.job import JobFolder, RenderJob
@@ -80,7 +81,9 @@ def render(
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out.absolute().parent} is no folder")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    avatar = Avatar.load(job.avatar).bake(getattr(torch, job.precision), device=device)
+    with annotate("io.load"):
+        loaded = Avatar.load(job.avatar)
+    avatar = loaded.bake(getattr(torch, job.precision), device=device)
     renderer = _renderer(job, avatar)
     folder = JobFolder(job)
     folder.open(fresh=overwrite)
@@ -214,7 +217,8 @@ def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path,
     beside = out.with_name(f".{os.getpid()}.{out.name}")
     beside.mkdir(exist_ok=True)
     for frame, picture in zip(frames, pictures, strict=True):
-        Image.fromarray(picture).save(beside / f"{frame:06d}.png")
+        with annotate("io.encode"):
+            Image.fromarray(picture).save(beside / f"{frame:06d}.png")
         step()
     os.replace(beside, out)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talk3d.motion import FPS
+from talk3d.profiling import annotate
 
 if TYPE_CHECKING:
     import av
@@ -52,17 +53,19 @@ class SegmentWriter:
         """Encode a picture ``[H, W, 3]``, or ``[H, W, 4]`` for ``.mov``."""
         import av
 
-        frame = av.VideoFrame.from_ndarray(picture, format=self._format)
-        frame.pts, frame.time_base = self._count, Fraction(1, FPS)
-        self._count += 1
-        self._container.mux(self._stream.encode(frame))
+        with annotate("io.encode"):
+            frame = av.VideoFrame.from_ndarray(picture, format=self._format)
+            frame.pts, frame.time_base = self._count, Fraction(1, FPS)
+            self._count += 1
+            self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> SegmentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._container.mux(self._stream.encode(None))
+            with annotate("io.encode"):  # what the encoder held back
+                self._container.mux(self._stream.encode(None))
             self._container.close()
             os.replace(self._beside, self._path)
         else:

@@ -1,0 +1,1 @@
+"""One frame's budget: which stage takes how long, baked and unbaked."""
