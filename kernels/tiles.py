@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 
 
@@ -19,3 +20,38 @@ def sample_triplane(channels: int) -> dict[str, int]:
     block_c = triton.next_power_of_2(channels)
     floats = 256 if channels % 16 else 1024
     return {"BLOCK_M": max(floats // block_c, 1), "BLOCK_C": block_c}
+
+
+def precision() -> str:
+    """How matrices of float32 are multiplied: on tensor cores as three products of tf32, elsewhere as they are.
+
+    Three products keep 21 bits of mantissa. AMD's matrix cores take float32.
+    """
+    return "ieee" if torch.version.hip else "tf32x3"
+
+
+def render_rays(dtype: torch.dtype) -> dict[str, int]:
+    """Rays of one program, how many of their samples it takes at a time, and warps."""
+    return {"BLOCK_R": 16, "SUB": 4, "num_warps": 4, "num_stages": 1}
+
+
+def _per_row(row: int) -> int:
+    """Rays of a program of 4 warps whose threads hold 8 numbers each."""
+    return max(1024 // row, 1)
+
+
+def _steps(count: int) -> int:
+    """Steps of a bisection among ``count`` things: 0 to count of them are to be told apart."""
+    return count.bit_length()
+
+
+def draw(coarse: int, fine: int) -> dict[str, int]:
+    """Rays of one program that places the fine samples, the padded rows, and steps of its bisection."""
+    rows = {"BLOCK_S": triton.next_power_of_2(coarse), "BLOCK_F": triton.next_power_of_2(fine)}
+    return {"BLOCK_R": _per_row(max(rows.values())), "STEPS": _steps(coarse - 2), **rows}
+
+
+def march(fine: int, samples: int) -> dict[str, int]:
+    """Rays of one program that marches, the padded row, and steps of its bisection."""
+    row = triton.next_power_of_2(samples)
+    return {"BLOCK_R": _per_row(row), "BLOCK_N": row, "STEPS": _steps(fine)}

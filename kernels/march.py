@@ -1,0 +1,146 @@
+"""Along the rays in Triton: where the fine samples go, and how much of each sample is seen. A row of a tile is a ray."""
+
+# triton has no types
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from talk3d.kernels.field import softplus
+
+CLEAR = tl.constexpr(1e-10)  # added to each interval's transparency (as published)
+
+
+@triton.jit
+def along(values, k, by: tl.constexpr):
+    """Values of the neighbour ``by`` places further along the ray; at the ends, of the last there is."""
+    return tl.gather(values, tl.minimum(tl.maximum(k + by, 0), values.shape[1] - 1), 1)
+
+
+@triton.jit
+def opacities(t, raw, k, count):
+    """Opacity of the interval after each of ``count`` sorted samples, and the light that reaches it."""
+    density = softplus((raw + along(raw, k, 1)) * 0.5 - 1.0)
+    alpha = tl.where(k < count - 1, 1.0 - tl.exp(-density * (along(t, k, 1) - t)), 0.0)
+    passed = tl.where(k == 0, 1.0, 1.0 - along(alpha, k, -1) + CLEAR)
+    return alpha, tl.cumprod(passed, 1)
+
+
+@triton.jit
+def _draw_kernel(
+    t_ptr,  # [rays, N]: coarse depths are read, fine ones written behind them in ascending order
+    raw_ptr,  # [rays, N]
+    u_ptr,  # [rays, FINE], or anything without RANDOM
+    place_ptr,  # [rays, FINE]: where the fine samples stand among all of the ray
+    rays,
+    COARSE: tl.constexpr,
+    FINE: tl.constexpr,
+    RANDOM: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    STEPS: tl.constexpr,
+):
+    """Importance sampling (NeRF, section 5.2), as ``talk3d.reference.volume.importance_depths``."""
+    N: tl.constexpr = COARSE + FINE
+    ray = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    exists = (ray < rays)[:, None]
+    k = tl.arange(0, BLOCK_S)[None, :] + tl.zeros([BLOCK_R, 1], tl.int32)
+    at = ray[:, None] * N + k
+    mask = exists & (k < COARSE)
+    t = tl.load(t_ptr + at, mask=mask, other=0.0)
+    alpha, light = opacities(t, tl.load(raw_ptr + at, mask=mask, other=0.0), k, COARSE)
+    weight = alpha * light
+
+    # the larger of each pair of neighbours, averaged over neighbours, without both ends
+    bins = COARSE - 3
+    left = tl.maximum(along(weight, k, -1), weight)
+    right = tl.maximum(weight, along(weight, k, 1))
+    pdf = tl.where((k > 0) & (k <= bins), (left + right) * 0.5 + 0.01 + 1e-5, 0.0)
+    cdf = tl.cumsum(pdf / tl.sum(pdf, 1)[:, None], 1)  # of bins 0 to k; the first is empty
+
+    f = tl.arange(0, BLOCK_F)[None, :] + tl.zeros([BLOCK_R, 1], tl.int32)
+    mask = exists & (f < FINE)
+    rank = f
+    if RANDOM:
+        u = tl.load(u_ptr + ray[:, None] * FINE + f, mask=mask, other=0.0).to(tl.float32)
+        rank = tl.zeros([BLOCK_R, BLOCK_F], tl.int32)
+        for j in range(0, FINE):
+            other = tl.load(u_ptr + ray[:, None] * FINE + j, mask=exists, other=0.0).to(tl.float32)
+            rank += ((other < u) | ((other == u) & (j < f))).to(tl.int32)
+    else:
+        u = (f.to(tl.float32) + 0.5) / FINE
+    above = tl.zeros([BLOCK_R, BLOCK_F], tl.int32)  # how many of the bins' edges are not above u: by bisection
+    for step in tl.static_range(STEPS):
+        more = above + (1 << (STEPS - 1 - step))
+        edge = tl.gather(cdf, tl.minimum(more - 1, BLOCK_S - 1), 1)
+        above = tl.where((more <= bins + 1) & (edge <= u), more, above)
+    low, high = tl.maximum(above - 1, 0), tl.minimum(above, bins)
+    cdf_low = tl.gather(cdf, low, 1)
+    width = tl.gather(cdf, high, 1) - cdf_low
+    after_low = tl.gather(t, low + 1, 1)
+    start = (tl.gather(t, low, 1) + after_low) * 0.5
+    stop = (tl.gather(t, high, 1) + tl.gather(t, high + 1, 1)) * 0.5
+    depth = start + (u - cdf_low) / tl.where(width < 1e-5, 1.0, width) * (stop - start)
+    tl.store(t_ptr + ray[:, None] * N + COARSE + rank, depth, mask=mask)
+    # it lies between the middles of two intervals, hence on one side or the other of one coarse sample
+    before = low + 1 + (after_low <= depth).to(tl.int32)
+    tl.store(place_ptr + ray[:, None] * FINE + rank, rank + before, mask=mask)
+
+
+@triton.jit
+def _march_kernel(
+    t_ptr,  # [rays, N]: the coarse depths, then the fine, each in ascending order
+    raw_ptr,  # [rays, N] in the same order
+    place_ptr,  # [rays, FINE]: where the fine samples stand among all of the ray
+    share_ptr,  # [rays, N] in the same order
+    depths_ptr,  # [rays, N], ascending
+    transmittance_ptr,  # [rays, N - 1]
+    depth_ptr,  # [rays]
+    weight_ptr,  # [rays]
+    rays,
+    min_weight,
+    COARSE: tl.constexpr,
+    FINE: tl.constexpr,
+    CLAMP: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STEPS: tl.constexpr,
+):
+    """Merge the samples of both passes, and march: depth, weight, and the share of each sample in the pixel."""
+    N: tl.constexpr = COARSE + FINE
+    ray = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    exists = ray < rays
+    k = tl.arange(0, BLOCK_N)[None, :] + tl.zeros([BLOCK_R, 1], tl.int32)
+    mask = exists[:, None] & (k < N)
+    fines = tl.zeros([BLOCK_R, BLOCK_N], tl.int32)  # how many of the samples up to here are fine ones: by bisection
+    last = fines - 1  # the place of the last of them
+    for step in tl.static_range(STEPS):
+        more = fines + (1 << (STEPS - 1 - step))
+        there = exists[:, None] & (more <= FINE)
+        place = tl.load(place_ptr + ray[:, None] * FINE + more - 1, mask=there, other=2147483647)
+        fines = tl.where(place <= k, more, fines)
+        last = tl.where(place <= k, place, last)
+    source = ray[:, None] * N + tl.where(last == k, COARSE + fines - 1, k - fines)
+    t = tl.load(t_ptr + source, mask=mask, other=0.0)
+    raw = tl.load(raw_ptr + source, mask=mask, other=0.0)
+    alpha, light = opacities(t, raw, k, N)
+    weights = alpha * light
+    before = tl.where(k > 0, along(weights, k, -1), 0.0)
+    unseen = (before <= min_weight) & (weights <= min_weight)
+    tl.store(share_ptr + source, tl.where(unseen, 0.0, (before + weights) * 0.5), mask=mask)
+    tl.store(depths_ptr + ray[:, None] * N + k, t, mask=mask)
+    kept = light.to(transmittance_ptr.dtype.element_ty)
+    tl.store(transmittance_ptr + ray[:, None] * (N - 1) + k, kept, mask=mask & (k < N - 1))
+
+    weight = tl.sum(weights, 1)
+    middle = tl.sum(weights * (t + along(t, k, 1)) * 0.5, 1)
+    depth = tl.where(weight == 0.0, float("inf"), middle / tl.where(weight == 0.0, 1.0, weight))
+    if CLAMP:
+        nearest = tl.sum(tl.where(k == 0, t, 0.0), 1)
+        farthest = tl.sum(tl.where(k == N - 1, t, 0.0), 1)
+        depth = tl.minimum(tl.maximum(depth, nearest), farthest)
+    tl.store(depth_ptr + ray, depth.to(depth_ptr.dtype.element_ty), mask=exists)
+    tl.store(weight_ptr + ray, weight.to(weight_ptr.dtype.element_ty), mask=exists)
