@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 
@@ -28,6 +30,11 @@ def precision() -> str:
     Three products keep 21 bits of mantissa. AMD's matrix cores take float32.
     """
     return "ieee" if torch.version.hip else "tf32x3"
+
+
+def ptx() -> bool:
+    """Whether kernels may hold PTX: NVIDIA's instructions, which Triton's interpreter does not know."""
+    return torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1"
 
 
 def render_rays(dtype: torch.dtype) -> dict[str, int]:

@@ -20,6 +20,7 @@ from talk3d.kernels.field import (
     features,
     first_layer,
     hidden,
+    sigmoid2,
 )
 from talk3d.kernels.march import _draw_kernel, _march_kernel
 
@@ -68,6 +69,7 @@ def _density_kernel(
     DISPARITY: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    PTX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     SUB: tl.constexpr,
 ):
@@ -104,7 +106,7 @@ def _density_kernel(
             t = tl.load(t_ptr + ray * N + s, mask=mask, other=0.0)
         x, y, z = origin_x + t * direction_x, origin_y + t * direction_y, origin_z + t * direction_z
         one, two = features(planes_ptr, x, y, z, scale, H, W, PAIRS, SQUARE)
-        activation = hidden(one, two, w_first, w_second, bias, PRECISION)
+        activation = hidden(one, two, w_first, w_second, bias, PRECISION, PTX)
         raw = tl.sum(activation * w_density[None, :], 1) + b_density
         tl.store(raw_ptr + ray * N + s, raw, mask=mask)
 
@@ -129,6 +131,7 @@ def _color_kernel(
     WHITE: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    PTX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     SUB: tl.constexpr,
 ):
@@ -159,11 +162,10 @@ def _color_kernel(
             t = tl.load(t_ptr + ray * N + s, mask=mask, other=0.0)
             x, y, z = origin_x + t * direction_x, origin_y + t * direction_y, origin_z + t * direction_z
             one, two = features(planes_ptr, x, y, z, scale, H, W, PAIRS, SQUARE)
-            activation = hidden(one, two, w_first, w_second, bias, PRECISION)
+            activation = hidden(one, two, w_first, w_second, bias, PRECISION, PTX)
             out = tl.zeros([BLOCK_R * SUB, CHANNELS], tl.float32) + b_color[None, :]
             out = tl.dot(activation.to(OPERAND), w_color, out, input_precision=PRECISION)
-            # 1 / (1 + 2^-x) as a power of a logarithm: nothing overflows, and nothing is divided
-            squashed = tl.exp2(-tl.log2(1.0 + tl.exp2(-out)))
+            squashed = sigmoid2(out, PTX)
             pixel += share[:, None] * (squashed * 1.002 - 0.001)
     total = tl.sum(tl.reshape(pixel, [SUB, BLOCK_R, CHANNELS]), 0)
 
@@ -197,7 +199,7 @@ def forward(
     if B * R:
         field = {
             "R": R, "H": H, "W": W, "N": N, "scale": scale, "PAIRS": tuple(pairs), "SHARED": S == 1, "SQUARE": H == W,
-            "OPERAND": _OPERANDS[planes.dtype], "PRECISION": tiles.precision(), **tiles.render_rays(planes.dtype),
+            "OPERAND": _OPERANDS[planes.dtype], "PRECISION": tiles.precision(), "PTX": tiles.ptx(), **tiles.render_rays(planes.dtype),
         }  # fmt: skip
         grid = (B * triton.cdiv(R, field["BLOCK_R"]),)
         _density_kernel[grid](
