@@ -71,25 +71,57 @@ def softplus(x):
 
 
 @triton.jit
-def span(coordinate, scale, size):
-    """The two texels around a coordinate along one axis of ``size``: indices inside the plane, weights, and slopes.
+def block_of_rays(rays_ptr, R, BLOCK_R: tl.constexpr, SUB: tl.constexpr):
+    """Which samples a program takes at a time: ``SUB`` of each of ``BLOCK_R`` rays of one camera, rays fastest.
 
-    A texel that is outside has weight 0. A coordinate that is not a number has a weight that is none.
+    Returns the camera, the number of the first ray among those of all cameras, and for each row of the block the ray
+    after that, the sample's number, whether the ray exists, its origin, and its direction.
+    """
+    blocks = tl.cdiv(R, BLOCK_R)
+    camera = (tl.program_id(0) // blocks).to(tl.int64)
+    begin = tl.program_id(0) % blocks * BLOCK_R
+    start = camera * R + begin
+    row = tl.arange(0, BLOCK_R * SUB)
+    ray = row % BLOCK_R
+    exists = begin + ray < R
+    at = rays_ptr + start * 8 + ray * 8
+    o = (tl.load(at, exists, 0.0), tl.load(at + 1, exists, 0.0), tl.load(at + 2, exists, 0.0))
+    d = (tl.load(at + 3, exists, 0.0), tl.load(at + 4, exists, 0.0), tl.load(at + 5, exists, 0.0))
+    origin = (o[0].to(tl.float32), o[1].to(tl.float32), o[2].to(tl.float32))
+    direction = (d[0].to(tl.float32), d[1].to(tl.float32), d[2].to(tl.float32))
+    return camera, start, ray, row // BLOCK_R, exists, origin, direction
+
+
+@triton.jit
+def points(origin, direction, t):
+    """Where samples lie: a tuple of three coordinates."""
+    return origin[0] + t * direction[0], origin[1] + t * direction[1], origin[2] + t * direction[2]
+
+
+@triton.jit
+def span(coordinate, scale, size):
+    """The two texels around a coordinate along one axis of ``size``: for each its index, its weight, and its slope.
+
+    Indices are inside the plane; a texel that is not has weight and slope 0. A coordinate that is not a number has a
+    weight that is none. Slopes are those of the weights to the position.
     """
     position = coordinate * (scale * 0.5 * size) + (size - 1) * 0.5
     # infinity is like just outside, and a NaN reaches the weights but not the indices
     held = tl.where(position > -1.0, tl.minimum(position, size), -1.0)
     before = tl.floor(held)
     fraction = tl.where(position == position, held - before, position)
-    low = before.to(tl.int32)
-    low_weight = tl.where((low >= 0) & (low < size), 1.0 - fraction, 0.0)
-    high_weight = tl.where(low + 1 < size, fraction, 0.0)
-    return tl.minimum(tl.maximum(low, 0), size - 1), tl.minimum(low + 1, size - 1), low_weight, high_weight
+    index = before.to(tl.int32)
+    low_exists, high_exists = (index >= 0) & (index < size), index + 1 < size
+    low_slope = tl.where(low_exists, -1.0, 0.0)
+    high_slope = tl.where(high_exists & (position > -1.0), 1.0, 0.0)
+    low = tl.minimum(tl.maximum(index, 0), size - 1), tl.where(low_exists, 1.0 - fraction, 0.0), low_slope
+    high = tl.minimum(index + 1, size - 1), tl.where(high_exists, fraction, 0.0), high_slope
+    return low, high
 
 
 @triton.jit
-def features(planes_ptr, x, y, z, scale, H, W, PAIRS: tl.constexpr, SQUARE: tl.constexpr):
-    """Sum of the plane features of points ``[M]``: both halves of the channels, ``[M, 16]`` each.
+def features(planes_ptr, point, scale, H, W, PAIRS: tl.constexpr, SQUARE: tl.constexpr):
+    """Sum of the plane features of M points: both halves of the channels, ``[M, 16]`` each.
 
     The mean's division by 3 is left to the weights of the first layer. Half precision is added up as it is, two
     channels in an instruction and nothing to convert; everything else in float32.
@@ -97,20 +129,18 @@ def features(planes_ptr, x, y, z, scale, H, W, PAIRS: tl.constexpr, SQUARE: tl.c
     texels: tl.constexpr = planes_ptr.dtype.element_ty
     SUM: tl.constexpr = tl.float16 if texels == tl.float16 else tl.float32
     c = tl.arange(0, HALF)
-    first = tl.zeros([x.shape[0], HALF], SUM)
-    second = tl.zeros([x.shape[0], HALF], SUM)
+    first = tl.zeros([point[0].shape[0], HALF], SUM)
+    second = tl.zeros([point[0].shape[0], HALF], SUM)
     for p in tl.static_range(len(PAIRS) // 2):
-        u = x if PAIRS[2 * p] == 0 else (y if PAIRS[2 * p] == 1 else z)
-        v = x if PAIRS[2 * p + 1] == 0 else (y if PAIRS[2 * p + 1] == 1 else z)
-        column0, column1, left, right = span(u, scale, W)
-        row0, row1, above, below = span(v, scale, W if SQUARE else H)
+        columns = span(point[PAIRS[2 * p]], scale, W)
+        rows = span(point[PAIRS[2 * p + 1]], scale, W if SQUARE else H)  # the same twice costs once
         for tap in tl.static_range(4):
-            row = (row1 if tap // 2 else row0) + p * H
-            texel = (row * W + (column1 if tap % 2 else column0)) * CHANNELS
-            weight = (below if tap // 2 else above) * (right if tap % 2 else left)
+            column, row = columns[tap % 2], rows[tap // 2]
+            texel = ((row[0] + p * H) * W + column[0]) * CHANNELS
+            weight = (row[1] * column[1]).to(SUM)[:, None]
             at = planes_ptr + texel[:, None] + c[None, :]
-            first += weight.to(SUM)[:, None] * tl.load(at).to(SUM)
-            second += weight.to(SUM)[:, None] * tl.load(at + HALF).to(SUM)
+            first += weight * tl.load(at).to(SUM)
+            second += weight * tl.load(at + HALF).to(SUM)
     return first, second
 
 
@@ -129,9 +159,31 @@ def first_layer(decoder_ptr, OPERAND: tl.constexpr):
 
 
 @triton.jit
-def hidden(first, second, w_first, w_second, bias, PRECISION: tl.constexpr, PTX: tl.constexpr):
-    """Hidden activations ``[M, 64]`` in float32, divided by log 2: softplus takes two instructions of base 2."""
+def before_hidden(first, second, w_first, w_second, bias, PRECISION: tl.constexpr):
+    """What goes into the softplus of the hidden layer, ``[M, 64]`` in float32, in base 2."""
     before = tl.zeros([first.shape[0], HIDDEN], tl.float32) + bias[None, :]
     before = tl.dot(first.to(w_first.dtype), w_first, before, input_precision=PRECISION)
-    before = tl.dot(second.to(w_second.dtype), w_second, before, input_precision=PRECISION)
-    return softplus2(before, PTX)
+    return tl.dot(second.to(w_second.dtype), w_second, before, input_precision=PRECISION)
+
+
+@triton.jit
+def density_layer(decoder_ptr):
+    """Weights ``[64]`` and bias of the raw density, for hidden activations in base 2."""
+    w = tl.load(decoder_ptr + FROM_W1 + tl.arange(0, HIDDEN)).to(tl.float32) * LN2
+    return w, tl.load(decoder_ptr + FROM_B1).to(tl.float32)
+
+
+@triton.jit
+def color_layer(decoder_ptr, OPERAND: tl.constexpr):
+    """Weights ``[64, 32]`` and bias ``[32]`` of the colours: base 2 logarithms come in, and go out."""
+    c, h = tl.arange(0, CHANNELS), tl.arange(0, HIDDEN)
+    w = tl.load(decoder_ptr + FROM_W1 + (1 + c[None, :]) * HIDDEN + h[:, None]).to(OPERAND)
+    return w, tl.load(decoder_ptr + FROM_B1 + 1 + c).to(tl.float32) * LOG2E
+
+
+@triton.jit
+def squashed_color(activation, w_color, b_color, PRECISION: tl.constexpr, PTX: tl.constexpr):
+    """Sigmoid of the second layer, ``[M, 32]``; the colour is 1.002 of it less 0.001."""
+    out = tl.zeros([activation.shape[0], CHANNELS], tl.float32) + b_color[None, :]
+    out = tl.dot(activation.to(w_color.dtype), w_color, out, input_precision=PRECISION)
+    return sigmoid2(out, PTX)

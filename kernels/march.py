@@ -29,6 +29,34 @@ def opacities(t, raw, k, count):
 
 
 @triton.jit
+def fine_depths(t, weight, u, k, COARSE: tl.constexpr, STEPS: tl.constexpr):
+    """Invert the cumulative distribution of weights at quantiles ``u`` (NeRF, section 5.2).
+
+    As ``talk3d.reference.volume.importance_depths``. Returns depths, and how many coarse samples come before each.
+    """
+    # the larger of each pair of neighbours, averaged over neighbours, without both ends
+    bins = COARSE - 3
+    left = tl.maximum(along(weight, k, -1), weight)
+    right = tl.maximum(weight, along(weight, k, 1))
+    pdf = tl.where((k > 0) & (k <= bins), (left + right) * 0.5 + 0.01 + 1e-5, 0.0)
+    cdf = tl.cumsum(pdf / tl.sum(pdf, 1)[:, None], 1)  # of bins 0 to k; the first is empty
+    above = tl.zeros(u.shape, tl.int32)  # how many of the bins' edges are not above u: by bisection
+    for step in tl.static_range(STEPS):
+        more = above + (1 << (STEPS - 1 - step))
+        edge = tl.gather(cdf, tl.minimum(more - 1, t.shape[1] - 1), 1)
+        above = tl.where((more <= bins + 1) & (edge <= u), more, above)
+    low, high = tl.maximum(above - 1, 0), tl.minimum(above, bins)
+    cdf_low = tl.gather(cdf, low, 1)
+    width = tl.gather(cdf, high, 1) - cdf_low
+    after_low = tl.gather(t, low + 1, 1)
+    start = (tl.gather(t, low, 1) + after_low) * 0.5
+    stop = (tl.gather(t, high, 1) + tl.gather(t, high + 1, 1)) * 0.5
+    depth = start + (u - cdf_low) / tl.where(width < 1e-5, 1.0, width) * (stop - start)
+    # it lies between the middles of two intervals, hence on one side or the other of one coarse sample
+    return depth, low + 1 + (after_low <= depth).to(tl.int32)
+
+
+@triton.jit
 def _draw_kernel(
     t_ptr,  # [rays, N]: coarse depths are read, fine ones written behind them in ascending order
     raw_ptr,  # [rays, N]
@@ -43,7 +71,7 @@ def _draw_kernel(
     BLOCK_F: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """Importance sampling (NeRF, section 5.2), as ``talk3d.reference.volume.importance_depths``."""
+    """Draw the fine samples, and find their places among the coarse ones."""
     N: tl.constexpr = COARSE + FINE
     ray = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     exists = (ray < rays)[:, None]
@@ -52,14 +80,6 @@ def _draw_kernel(
     mask = exists & (k < COARSE)
     t = tl.load(t_ptr + at, mask=mask, other=0.0)
     alpha, light = opacities(t, tl.load(raw_ptr + at, mask=mask, other=0.0), k, COARSE)
-    weight = alpha * light
-
-    # the larger of each pair of neighbours, averaged over neighbours, without both ends
-    bins = COARSE - 3
-    left = tl.maximum(along(weight, k, -1), weight)
-    right = tl.maximum(weight, along(weight, k, 1))
-    pdf = tl.where((k > 0) & (k <= bins), (left + right) * 0.5 + 0.01 + 1e-5, 0.0)
-    cdf = tl.cumsum(pdf / tl.sum(pdf, 1)[:, None], 1)  # of bins 0 to k; the first is empty
 
     f = tl.arange(0, BLOCK_F)[None, :] + tl.zeros([BLOCK_R, 1], tl.int32)
     mask = exists & (f < FINE)
@@ -72,21 +92,8 @@ def _draw_kernel(
             rank += ((other < u) | ((other == u) & (j < f))).to(tl.int32)
     else:
         u = (f.to(tl.float32) + 0.5) / FINE
-    above = tl.zeros([BLOCK_R, BLOCK_F], tl.int32)  # how many of the bins' edges are not above u: by bisection
-    for step in tl.static_range(STEPS):
-        more = above + (1 << (STEPS - 1 - step))
-        edge = tl.gather(cdf, tl.minimum(more - 1, BLOCK_S - 1), 1)
-        above = tl.where((more <= bins + 1) & (edge <= u), more, above)
-    low, high = tl.maximum(above - 1, 0), tl.minimum(above, bins)
-    cdf_low = tl.gather(cdf, low, 1)
-    width = tl.gather(cdf, high, 1) - cdf_low
-    after_low = tl.gather(t, low + 1, 1)
-    start = (tl.gather(t, low, 1) + after_low) * 0.5
-    stop = (tl.gather(t, high, 1) + tl.gather(t, high + 1, 1)) * 0.5
-    depth = start + (u - cdf_low) / tl.where(width < 1e-5, 1.0, width) * (stop - start)
+    depth, before = fine_depths(t, alpha * light, u, k, COARSE, STEPS)
     tl.store(t_ptr + ray[:, None] * N + COARSE + rank, depth, mask=mask)
-    # it lies between the middles of two intervals, hence on one side or the other of one coarse sample
-    before = low + 1 + (after_low <= depth).to(tl.int32)
     tl.store(place_ptr + ray[:, None] * FINE + rank, rank + before, mask=mask)
 
 
@@ -144,3 +151,60 @@ def _march_kernel(
         depth = tl.minimum(tl.maximum(depth, nearest), farthest)
     tl.store(depth_ptr + ray, depth.to(depth_ptr.dtype.element_ty), mask=exists)
     tl.store(weight_ptr + ray, weight.to(weight_ptr.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _march_backward_kernel(
+    t_ptr,  # [rays, N], ascending
+    raw_ptr,  # [rays, N]
+    tint_ptr,  # [rays, N]: what each sample's colour is worth to the loss
+    d_features_ptr,  # [rays, 32]
+    d_depth_ptr,  # [rays]
+    d_weight_ptr,  # [rays]
+    share_ptr,  # [rays, N]: how much of each sample is seen
+    d_raw_ptr,  # [rays, N]
+    rays,
+    min_weight,
+    N: tl.constexpr,
+    WHITE: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """From the gradients of features, depth and weight to those of the raw densities."""
+    ray = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    exists = ray < rays
+    k = tl.arange(0, BLOCK_N)[None, :] + tl.zeros([BLOCK_R, 1], tl.int32)
+    mask = exists[:, None] & (k < N)
+    at = ray[:, None] * N + k
+    t = tl.load(t_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    raw = tl.load(raw_ptr + at, mask=mask, other=0.0)
+    alpha, light = opacities(t, raw, k, N)
+    weights = alpha * light
+    before = tl.where(k > 0, along(weights, k, -1), 0.0)
+    unseen = (before <= min_weight) & (weights <= min_weight)
+    tl.store(share_ptr + at, tl.where(unseen, 0.0, (before + weights) * 0.5), mask=mask)
+
+    weight = tl.sum(weights, 1)[:, None]
+    seen = tl.where(weight == 0.0, 1.0, weight)  # a ray without weight has no depth to differentiate
+    next_t = along(t, k, 1)
+    middle = (t + next_t) * 0.5
+    depth = tl.sum(weights * middle, 1)[:, None] / seen
+    d_depth = tl.load(d_depth_ptr + ray, mask=exists, other=0.0).to(tl.float32)[:, None]
+    d_weight = tl.load(d_weight_ptr + ray, mask=exists, other=0.0).to(tl.float32)[:, None]
+    tint = tl.where(unseen, 0.0, tl.load(tint_ptr + at, mask=mask, other=0.0))
+    worth = (tint + along(tint, k, 1)) * 0.5 + d_weight + tl.where(weight == 0.0, 0.0, d_depth * (middle - depth) / seen)
+    if WHITE:
+        c = tl.arange(0, 32)[None, :]
+        d_features = tl.load(d_features_ptr + ray[:, None] * 32 + c, mask=exists[:, None], other=0.0)
+        worth -= 2.0 * tl.sum(d_features.to(tl.float32), 1)[:, None]
+
+    lost = tl.cumsum(worth * weights, 1, reverse=True)
+    shadow = tl.where(k < N - 1, along(lost, k, 1), 0.0)  # what later intervals lose to this one
+    clear = 1.0 - alpha
+    d_alpha = worth * light - shadow / (clear + CLEAR)
+    rise = 1.0 / (1.0 + tl.exp(1.0 - (raw + along(raw, k, 1)) * 0.5))
+    d_middle = d_alpha * (next_t - t) * clear * rise * 0.5
+    # transparent or out of sight: its gradient is below rounding
+    d_middle = tl.where((k < N - 1) & ~(weights <= min_weight), d_middle, 0.0)
+    d_raw = d_middle + tl.where(k > 0, along(d_middle, k, -1), 0.0)  # each interval is half of both its samples
+    tl.store(d_raw_ptr + at, d_raw, mask=mask)

@@ -24,12 +24,17 @@ def sample_triplane(channels: int) -> dict[str, int]:
     return {"BLOCK_M": max(floats // block_c, 1), "BLOCK_C": block_c}
 
 
-def precision() -> str:
-    """How matrices of float32 are multiplied: on tensor cores as three products of tf32, elsewhere as they are.
+def precision(dtype: torch.dtype) -> str:
+    """How matrices are multiplied, if they are float32: on NVIDIA's tensor cores, as three products of tf32.
 
-    Three products keep 21 bits of mantissa. AMD's matrix cores take float32.
+    Three products keep 21 bits of mantissa. AMD's matrix cores take float32 as it is.
     """
-    return "ieee" if torch.version.hip else "tf32x3"
+    return "ieee" if torch.version.hip or dtype != torch.float32 else "tf32x3"
+
+
+def gradient_precision(dtype: torch.dtype) -> str:
+    """How gradients are multiplied: they are float32, also where planes have half precision and 11 bits are enough."""
+    return precision(dtype) if torch.version.hip or dtype == torch.float32 else "tf32"
 
 
 def ptx() -> bool:
@@ -37,7 +42,7 @@ def ptx() -> bool:
     return torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1"
 
 
-def render_rays(dtype: torch.dtype) -> dict[str, int]:
+def render_rays() -> dict[str, int]:
     """Rays of one program, how many of their samples it takes at a time, and warps."""
     return {"BLOCK_R": 16, "SUB": 4, "num_warps": 4, "num_stages": 1}
 
@@ -62,3 +67,9 @@ def march(fine: int, samples: int) -> dict[str, int]:
     """Rays of one program that marches, the padded row, and steps of its bisection."""
     row = triton.next_power_of_2(samples)
     return {"BLOCK_R": _per_row(row), "BLOCK_N": row, "STEPS": _steps(fine)}
+
+
+def march_backward(samples: int) -> dict[str, int]:
+    """Rays of one program that marches backwards, and the padded row."""
+    row = triton.next_power_of_2(samples)
+    return {"BLOCK_R": _per_row(row), "BLOCK_N": row}

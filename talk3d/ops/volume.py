@@ -301,6 +301,5 @@ for _operator, _function, _supports in (
     (_backward, "backward", lambda grads, saved, pairs, settings, _: _published_size(saved[0], saved[1], settings)),
 ):
     _operator.implement("cpu", supports=_supports)
-    if _function == "forward":
-        _operator.implement("triton", f"talk3d.kernels.volume:{_function}")
+    _operator.implement("triton", f"talk3d.kernels.volume:{_function}")
     _operator.implement("reference", f"talk3d.reference.volume:{_function}")
