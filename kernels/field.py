@@ -24,6 +24,14 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def multiply(a, b, c, PRECISION: tl.constexpr):
+    """``a @ b + c`` in float32, where ``a`` is rounded to the type of ``b``."""
+    if PRECISION == "widened":
+        return tl.dot(a.to(b.dtype).to(tl.float32), b.to(tl.float32), c)
+    return tl.dot(a.to(b.dtype), b, c, input_precision=PRECISION)
+
+
+@triton.jit
 def softplus2(x, PTX: tl.constexpr):
     """log(1 + 2^x) to base 2. PTX takes five instructions; Triton's own functions, 32, to keep denormal numbers."""
     if PTX:
@@ -162,8 +170,7 @@ def first_layer(decoder_ptr, OPERAND: tl.constexpr):
 def before_hidden(first, second, w_first, w_second, bias, PRECISION: tl.constexpr):
     """What goes into the softplus of the hidden layer, ``[M, 64]`` in float32, in base 2."""
     before = tl.zeros([first.shape[0], HIDDEN], tl.float32) + bias[None, :]
-    before = tl.dot(first.to(w_first.dtype), w_first, before, input_precision=PRECISION)
-    return tl.dot(second.to(w_second.dtype), w_second, before, input_precision=PRECISION)
+    return multiply(second, w_second, multiply(first, w_first, before, PRECISION), PRECISION)
 
 
 @triton.jit
@@ -185,5 +192,4 @@ def color_layer(decoder_ptr, OPERAND: tl.constexpr):
 def squashed_color(activation, w_color, b_color, PRECISION: tl.constexpr, PTX: tl.constexpr):
     """Sigmoid of the second layer, ``[M, 32]``; the colour is 1.002 of it less 0.001."""
     out = tl.zeros([activation.shape[0], CHANNELS], tl.float32) + b_color[None, :]
-    out = tl.dot(activation.to(w_color.dtype), w_color, out, input_precision=PRECISION)
-    return sigmoid2(out, PTX)
+    return sigmoid2(multiply(activation, w_color, out, PRECISION), PTX)

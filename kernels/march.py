@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from talk3d.kernels.field import softplus
+from talk3d.kernels.field import LOG2E, softplus
 
 CLEAR = tl.constexpr(1e-10)  # added to each interval's transparency (as published)
 
@@ -22,8 +22,10 @@ def along(values, k, by: tl.constexpr):
 @triton.jit
 def opacities(t, raw, k, count):
     """Opacity of the interval after each of ``count`` sorted samples, and the light that reaches it."""
+    real = k < count - 1
+    gap = tl.where(real, along(t, k, 1) - t, 0.0)
     density = softplus((raw + along(raw, k, 1)) * 0.5 - 1.0)
-    alpha = tl.where(k < count - 1, 1.0 - tl.exp(-density * (along(t, k, 1) - t)), 0.0)
+    alpha = tl.where(real, 1.0 - tl.exp2(-LOG2E * density * gap), 0.0)
     passed = tl.where(k == 0, 1.0, 1.0 - along(alpha, k, -1) + CLEAR)
     return alpha, tl.cumprod(passed, 1)
 

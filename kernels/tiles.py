@@ -24,22 +24,30 @@ def sample_triplane(channels: int) -> dict[str, int]:
     return {"BLOCK_M": max(floats // block_c, 1), "BLOCK_C": block_c}
 
 
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def precision(dtype: torch.dtype) -> str:
     """How matrices are multiplied, if they are float32: on NVIDIA's tensor cores, as three products of tf32.
 
-    Three products keep 21 bits of mantissa. AMD's matrix cores take float32 as it is.
+    Three products keep 21 bits of mantissa. AMD's matrix cores take float32 as it is. The interpreter multiplies the
+    bits of bfloat16: there it is widened after it was rounded.
     """
+    if dtype == torch.bfloat16 and interpreted():
+        return "widened"
     return "ieee" if torch.version.hip or dtype != torch.float32 else "tf32x3"
 
 
 def gradient_precision(dtype: torch.dtype) -> str:
     """How gradients are multiplied: they are float32, also where planes have half precision and 11 bits are enough."""
-    return precision(dtype) if torch.version.hip or dtype == torch.float32 else "tf32"
+    return precision(torch.float32) if torch.version.hip or dtype == torch.float32 else "tf32"
 
 
 def ptx() -> bool:
     """Whether kernels may hold PTX: NVIDIA's instructions, which Triton's interpreter does not know."""
-    return torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1"
+    return torch.version.hip is None and not interpreted()
 
 
 def render_rays() -> dict[str, int]:

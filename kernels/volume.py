@@ -15,7 +15,7 @@ from talk3d.kernels.march import _draw_kernel, _march_backward_kernel, _march_ke
 from talk3d.kernels.volume_backward import _field_backward_kernel, _tint_kernel
 from talk3d.kernels.volume_forward import _color_kernel, _density_kernel
 
-_OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 def forward(
@@ -97,6 +97,6 @@ def _field(
     tile = tiles.render_rays()
     return (B * triton.cdiv(R, tile["BLOCK_R"]),), {
         "R": R, "H": H, "W": W, "scale": settings[0], "N": int(settings[2] + settings[3]), "PAIRS": tuple(pairs),
-        "SHARED": S == 1, "SQUARE": H == W, "OPERAND": _OPERANDS[planes.dtype],
+        "SHARED": S == 1, "SQUARE": H == W, "OPERAND": OPERANDS[planes.dtype],
         "PRECISION": tiles.precision(planes.dtype), "PTX": tiles.ptx(), **tile,
     }  # fmt: skip
