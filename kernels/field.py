@@ -52,6 +52,22 @@ def softplus2(x, PTX: tl.constexpr):
 
 
 @triton.jit
+def slope_of_softplus2(activation, PTX: tl.constexpr):
+    """The derivative of :func:`softplus2`, from its value: what led to it need not be kept."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .f32 e;
+            neg.f32 e, $1;
+            ex2.approx.ftz.f32 e, e;
+            sub.f32 $0, 0f3F800000, e;
+            }""",
+            "=f,f", [activation], tl.float32, True, 1,
+        )  # fmt: skip
+    return 1.0 - tl.exp2(-activation)
+
+
+@triton.jit
 def sigmoid2(x, PTX: tl.constexpr):
     """1 / (1 + 2^-x)."""
     if PTX:
@@ -65,7 +81,8 @@ def sigmoid2(x, PTX: tl.constexpr):
             }""",
             "=f,f", [x], tl.float32, True, 1,
         )  # fmt: skip
-    return 1.0 / (1.0 + tl.exp2(-x))
+    e = tl.exp2(-tl.abs(x))
+    return tl.where(x < 0.0, e, 1.0) / (1.0 + e)
 
 
 @triton.jit
@@ -104,6 +121,12 @@ def block_of_rays(rays_ptr, R, BLOCK_R: tl.constexpr, SUB: tl.constexpr):
 def points(origin, direction, t):
     """Where samples lie: a tuple of three coordinates."""
     return origin[0] + t * direction[0], origin[1] + t * direction[1], origin[2] + t * direction[2]
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x)."""
+    return sigmoid2(x * LOG2E, False)
 
 
 @triton.jit

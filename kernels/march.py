@@ -1,4 +1,4 @@
-"""Along the rays in Triton: where the fine samples go, and how much of each sample is seen. A row of a tile is a ray."""
+"""Along the rays in Triton: where fine samples go, and how much of each sample is seen. A row of a tile is a ray."""
 
 # triton has no types
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from talk3d.kernels.field import LOG2E, softplus
+from talk3d.kernels.field import LOG2E, sigmoid, softplus
 
 CLEAR = tl.constexpr(1e-10)  # added to each interval's transparency (as published)
 
@@ -28,6 +28,13 @@ def opacities(t, raw, k, count):
     alpha = tl.where(real, 1.0 - tl.exp2(-LOG2E * density * gap), 0.0)
     passed = tl.where(k == 0, 1.0, 1.0 - along(alpha, k, -1) + CLEAR)
     return alpha, tl.cumprod(passed, 1)
+
+
+@triton.jit
+def shares(weights, k, min_weight):
+    """How much of each sample is seen: half of both intervals, or nothing where neither weighs enough."""
+    before = tl.where(k > 0, along(weights, k, -1), 0.0)
+    return tl.where((before <= min_weight) & (weights <= min_weight), 0.0, (before + weights) * 0.5)
 
 
 @triton.jit
@@ -137,9 +144,7 @@ def _march_kernel(
     raw = tl.load(raw_ptr + source, mask=mask, other=0.0)
     alpha, light = opacities(t, raw, k, N)
     weights = alpha * light
-    before = tl.where(k > 0, along(weights, k, -1), 0.0)
-    unseen = (before <= min_weight) & (weights <= min_weight)
-    tl.store(share_ptr + source, tl.where(unseen, 0.0, (before + weights) * 0.5), mask=mask)
+    tl.store(share_ptr + source, shares(weights, k, min_weight), mask=mask)
     tl.store(depths_ptr + ray[:, None] * N + k, t, mask=mask)
     kept = light.to(transmittance_ptr.dtype.element_ty)
     tl.store(transmittance_ptr + ray[:, None] * (N - 1) + k, kept, mask=mask & (k < N - 1))
@@ -182,9 +187,8 @@ def _march_backward_kernel(
     raw = tl.load(raw_ptr + at, mask=mask, other=0.0)
     alpha, light = opacities(t, raw, k, N)
     weights = alpha * light
-    before = tl.where(k > 0, along(weights, k, -1), 0.0)
-    unseen = (before <= min_weight) & (weights <= min_weight)
-    tl.store(share_ptr + at, tl.where(unseen, 0.0, (before + weights) * 0.5), mask=mask)
+    share = shares(weights, k, min_weight)
+    tl.store(share_ptr + at, share, mask=mask)
 
     weight = tl.sum(weights, 1)[:, None]
     seen = tl.where(weight == 0.0, 1.0, weight)  # a ray without weight has no depth to differentiate
@@ -193,20 +197,20 @@ def _march_backward_kernel(
     depth = tl.sum(weights * middle, 1)[:, None] / seen
     d_depth = tl.load(d_depth_ptr + ray, mask=exists, other=0.0).to(tl.float32)[:, None]
     d_weight = tl.load(d_weight_ptr + ray, mask=exists, other=0.0).to(tl.float32)[:, None]
-    tint = tl.where(unseen, 0.0, tl.load(tint_ptr + at, mask=mask, other=0.0))
-    worth = (tint + along(tint, k, 1)) * 0.5 + d_weight + tl.where(weight == 0.0, 0.0, d_depth * (middle - depth) / seen)
+    tint = tl.where(share == 0.0, 0.0, tl.load(tint_ptr + at, mask=mask, other=0.0))
+    worth = (tint + along(tint, k, 1)) * 0.5 + d_weight
+    worth += tl.where(weight == 0.0, 0.0, d_depth * (middle - depth) / seen)
     if WHITE:
         c = tl.arange(0, 32)[None, :]
         d_features = tl.load(d_features_ptr + ray[:, None] * 32 + c, mask=exists[:, None], other=0.0)
         worth -= 2.0 * tl.sum(d_features.to(tl.float32), 1)[:, None]
 
-    lost = tl.cumsum(worth * weights, 1, reverse=True)
-    shadow = tl.where(k < N - 1, along(lost, k, 1), 0.0)  # what later intervals lose to this one
+    # behind the last interval weights are 0, and so is all that follows from them
+    shadow = along(tl.cumsum(worth * weights, 1, reverse=True), k, 1)  # what later intervals lose to this one
     clear = 1.0 - alpha
     d_alpha = worth * light - shadow / (clear + CLEAR)
-    rise = 1.0 / (1.0 + tl.exp(1.0 - (raw + along(raw, k, 1)) * 0.5))
-    d_middle = d_alpha * (next_t - t) * clear * rise * 0.5
-    # transparent or out of sight: its gradient is below rounding
-    d_middle = tl.where((k < N - 1) & ~(weights <= min_weight), d_middle, 0.0)
+    d_middle = d_alpha * (next_t - t) * clear * sigmoid((raw + along(raw, k, 1)) * 0.5 - 1.0) * 0.5
+    # an interval that is transparent or out of sight has a gradient below rounding
+    d_middle = tl.where(weights <= min_weight, 0.0, d_middle)
     d_raw = d_middle + tl.where(k > 0, along(d_middle, k, -1), 0.0)  # each interval is half of both its samples
     tl.store(d_raw_ptr + at, d_raw, mask=mask)

@@ -26,7 +26,7 @@ from talk3d.kernels.field import (
     features,
     first_layer,
     points,
-    sigmoid2,
+    slope_of_softplus2,
     softplus2,
     span,
     squashed_color,
@@ -153,13 +153,12 @@ def _field_backward_kernel(
             t = tl.load(t_ptr + ray * N + s, mask=mask, other=0.0).to(tl.float32)
             point = points(origin, direction, t)
             one, two = features(planes_ptr, point, scale, H, W, PAIRS, SQUARE)
-            before = before_hidden(one, two, w_first, w_second, bias, PRECISION)
-            activation = softplus2(before, PTX)
+            activation = softplus2(before_hidden(one, two, w_first, w_second, bias, PRECISION), PTX)
             squashed = squashed_color(activation, w_color, b_color, PRECISION, PTX)
             d_out = share[:, None] * d_pixel * 1.002 * squashed * (1.0 - squashed)  # [M, 32]
             d_hidden = d_raw[:, None] * back_density[None, :]
             d_hidden = tl.dot(d_out, back_color, d_hidden, input_precision=D_PRECISION)
-            d_before = d_hidden * sigmoid2(before, PTX)  # [M, 64]
+            d_before = d_hidden * slope_of_softplus2(activation, PTX)  # [M, 64]
             if NEEDS_DECODER:
                 d_w_first = tl.dot(tl.trans(d_before), one.to(tl.float32), d_w_first, input_precision=D_PRECISION)
                 d_w_second = tl.dot(tl.trans(d_before), two.to(tl.float32), d_w_second, input_precision=D_PRECISION)

@@ -140,5 +140,3 @@ def _color_kernel(
         total += 1.0 - tl.load(weight_ptr + start + ray, mask=exists, other=0.0).to(tl.float32)[:, None]
     at = features_ptr + start * CHANNELS + ray[:, None] * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     tl.store(at, (2.0 * total - 1.0).to(features_ptr.dtype.element_ty), mask=exists[:, None])
-
-
