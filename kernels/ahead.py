@@ -134,6 +134,15 @@ class Pass:
     rays: int
     types: dict[str, str]
 
+    def inspect(self, arch: int) -> Compiled:
+        """Its code for an NVIDIA architecture."""
+        return inspect(self.kernel, self.arguments, arch, **self.types)
+
+    def per_sample(self, compiled: Compiled, pattern: str = "") -> float:
+        """Instructions of its code that match, for each of a ray's samples, coarse and fine together."""
+        samples = self.arguments.get("N") or self.arguments["COARSE"] + self.arguments["FINE"]
+        return compiled.executed(*self.trips, pattern=pattern) / (self.rays * samples)
+
 
 def passes(
     dtype: torch.dtype = torch.float16,
@@ -177,13 +186,6 @@ def passes(
     yield of_field("color", volume_forward._color_kernel, N, WHITE=False)
 
 
-def per_sample(found: Pass, arch: int, pattern: str = "") -> tuple[float, Compiled]:
-    """Instructions of a pass for each of a ray's samples, coarse and fine together; and its code."""
-    compiled = inspect(found.kernel, found.arguments, arch, **found.types)
-    samples = found.arguments.get("N") or found.arguments["COARSE"] + found.arguments["FINE"]
-    return compiled.executed(*found.trips, pattern=pattern) / (found.rays * samples), compiled
-
-
 def main() -> None:
     """Print a table for the architectures that are named, or for all."""
     for arch in [int(name) for name in sys.argv[1:]] or ARCHS:
@@ -191,9 +193,9 @@ def main() -> None:
             for needs in (None, (True, False, False), (True, True, True)):
                 total, parts = 0.0, []
                 for found in passes(dtype, needs=needs):
-                    cost, compiled = per_sample(found, arch)
+                    compiled = found.inspect(arch)
+                    cost, counts = found.per_sample(compiled), compiled.counts
                     total += cost
-                    counts = compiled.counts
                     parts.append(f"{found.name} {cost:.1f} ({counts['REG']} registers, {counts['STACK']} B spilled)")
                 what = "forward" if needs is None else "backward" if all(needs) else "backward to planes"
                 print(f"sm_{arch} {str(dtype)[6:]} {what}: {total:.1f} a sample: {', '.join(parts)}", flush=True)

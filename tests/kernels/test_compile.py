@@ -53,11 +53,14 @@ def compile_all() -> dict[str, Any]:
             found[f"{case}, sm_{arch}"] = {"counts": compiled.counts, "ptx": compiled.ptx, "kernel": name}
     for needs in (None, ALL):
         for step in ahead.passes(needs=needs):
-            cost, compiled = ahead.per_sample(step, 90)
-            matrices = len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.ptx))
-            found[step.name] = {"counts": compiled.counts, "cost": cost, "matrices": matrices} | {
-                "special": ahead.per_sample(step, 90, "MUFU")[0], "kernel": step.kernel.__name__,
-            }  # fmt: skip
+            compiled = step.inspect(90)
+            found[step.name] = {
+                "counts": compiled.counts,
+                "cost": step.per_sample(compiled),
+                "special": step.per_sample(compiled, "MUFU"),
+                "matrices": len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.ptx)),
+                "kernel": step.kernel.__name__,
+            }
     for step in [*ahead.passes(needs=None, ptx=False), *ahead.passes(needs=ALL, ptx=False)]:
         amd = ahead.compile_ahead(step.kernel, step.arguments, GPUTarget("hip", "gfx942", 64), **step.types)
         found[f"{step.name}, gfx942"] = {"bytes": len(amd.asm["hsaco"]), "kernel": step.kernel.__name__}

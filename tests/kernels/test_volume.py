@@ -286,9 +286,7 @@ def test_golden_march(white):
 
 
 @triton.jit
-def draw_rows(
-    t_ptr, weight_ptr, u_ptr, out_ptr, S: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr
-):
+def draw_row(t_ptr, weight_ptr, u_ptr, out_ptr, S: tl.constexpr, F: tl.constexpr, STEPS: tl.constexpr):
     """One ray's fine depths, as the renderer's kernel draws them."""
     k = tl.arange(0, 64)[None, :]
     ray = tl.program_id(0)
