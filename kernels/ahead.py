@@ -49,12 +49,14 @@ class Compiled:
 
     @property
     def loops(self) -> list[tuple[int, int]]:
-        """Addresses of the first and last instruction of each loop; those that overlap are one."""
+        """Addresses of the first and last instruction of each loop; those that overlap are one, and waiting is none."""
         jumps = []
         for address, text in self.instructions:
             target = re.search(r"\bBRA\b.*0x([0-9a-f]+)", text)
             if target and int(target[1], 16) < address:
                 jumps.append((int(target[1], 16), address))
+        waits = [address for address, text in self.instructions if "NANOSLEEP" in text]  # for tensor memory, on sm_100
+        jumps = [(start, end) for start, end in jumps if not any(start <= address <= end for address in waits)]
         found: list[tuple[int, int]] = []
         for start, end in sorted(jumps):
             if found and start <= found[-1][1]:
