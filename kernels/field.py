@@ -33,7 +33,7 @@ def multiply(a, b, c, PRECISION: tl.constexpr):
 
 @triton.jit
 def softplus2(x, PTX: tl.constexpr):
-    """log(1 + 2^x) to base 2. PTX takes five instructions; Triton's own functions, 32, to keep denormal numbers."""
+    """log(1 + 2^x) to base 2. PTX takes 5 instructions; Triton's own functions, about 30, to keep denormal numbers."""
     if PTX:
         return tl.inline_asm_elementwise(
             """{
