@@ -31,7 +31,7 @@ def modules() -> list[str]:
 
 if __name__ == "__main__":
     pdoc.render.configure(docformat="google", math=True, footer_text=f"talk3d {talk3d.__version__}")
-    # pdoc looks for the types of a generated __init__ where a class is re-exported; not finding them, it shows their text
+    # pdoc looks for the types of a generated __init__ where a class is re-exported, and else shows their text
     warnings.filterwarnings("ignore", "Error parsing type annotation")
     out = Path(__file__).parents[1] / "build" / "docs"
     pdoc.pdoc(*modules(), output_directory=out)

@@ -1,7 +1,8 @@
 """From a clip to an avatar in Python: film the synthetic person, prepare, fit. Sizes are tiny, so it is a smear.
 
-    python examples/train.py work            # about a minute on a CPU; then examples/render.py work/avatar
+    python examples/train.py work            # half a minute on a CPU
     python examples/train.py work --quick    # two steps of everything
+    python examples/render.py work/avatar talking.mp4
 
 It needs the tracker: pip install 'talk3d[prepare]'.
 """
