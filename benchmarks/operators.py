@@ -16,13 +16,15 @@ from torch import Tensor
 from case import CHANNELS, Case, Function, Problem, Size, Tensors, backward, forward, forward_backward
 from talk3d import cameras, ops
 from talk3d.ops.volume import _Settings
-from talk3d.reference import triplane, volume
+from talk3d.reference import convolution, triplane, volume
 from talk3d.testing import head_planes
 
 AXES: Literal["zy"] = "zy"  # Talk3D's convention: three planes, no shortcut by symmetry
 PAIRS = ops.AXES[AXES]
 NEAR, FAR = 2.25, 3.3
 HIDDEN, COLORS = 64, 32
+CLAMP = 256.0  # of activations
+WIDTH = 256  # channels of the super-resolution's first block, whose pictures have twice the side of the rendered ones
 
 
 def sample_problem(size: Size, seed: int) -> Problem:
@@ -95,6 +97,36 @@ def render_peer(size: Size) -> Function:
     return function
 
 
+def convolution_problem(size: Size, seed: int) -> Problem:
+    """Activations of the super-resolution's first block, weights that keep their deviation, and a bias."""
+    generator = torch.Generator().manual_seed(seed)
+    side = 2 * size.rays
+    x = torch.randn(1, side, side, WIDTH, generator=generator)
+    weight = torch.randn(WIDTH, WIDTH, 3, 3, generator=generator) / (9 * WIDTH) ** 0.5
+    return _problem((x, weight, torch.randn(WIDTH, generator=generator)), [(1, WIDTH, side, side)], seed)
+
+
+def convolution_ours(size: Size, impl: str) -> Function:
+    """Bind ``ops.conv3x3_bias_act`` to an implementation."""
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensors:
+        return (ops.conv3x3_bias_act(x.movedim(3, 1), weight, bias, ops.Activation(clamp=CLAMP), impl=impl),)
+
+    return function
+
+
+def convolution_peer(size: Size) -> Function:
+    """A convolution of torch, and its bias, activation, gain and clamp one after another."""
+    options = 0.2, 2**0.5, CLAMP
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensors:
+        pictures = x.movedim(3, 1)
+        layout = torch.contiguous_format if pictures.is_contiguous() else torch.channels_last
+        return (convolution.conv3x3_bias_act(pictures, weight.contiguous(memory_format=layout), bias, *options),)
+
+    return function
+
+
 def sample_flop(size: Size) -> float:
     """Four taps on three planes, and their mean."""
     return size.points * CHANNELS * (3 * 4 * 2 + 3)
@@ -103,6 +135,11 @@ def sample_flop(size: Size) -> float:
 def render_flop(size: Size) -> float:
     """Sampling and the decoder's two layers for each sample; what else there is does not matter."""
     return size.samples * (CHANNELS * (3 * 4 * 2 + 3) + 2 * (CHANNELS * HIDDEN + HIDDEN * (1 + COLORS)))
+
+
+def convolution_flop(size: Size) -> float:
+    """The nine products of every pair of channels; we need four."""
+    return 2 * 9 * WIDTH**2 * (2 * size.rays) ** 2
 
 
 def _points_bytes(size: Size) -> float:
@@ -184,5 +221,15 @@ CASES = {
         traffic=lambda size: 3 * size.planes_bytes + 2 * _frame_bytes(size),
         tolerance=1e-2,  # a ray's gradient jumps where a sample rounds to the other side of a texel's edge
         rounds=15,
+    ),
+    "conv3x3_bias_act_forward": Case(
+        problem=convolution_problem,
+        ours=convolution_ours,
+        peer=convolution_peer,
+        timed=forward,
+        flop=convolution_flop,
+        traffic=lambda size: 4 * (9 * WIDTH**2 + 2 * WIDTH * (2 * size.rays) ** 2),
+        tolerance=1e-5,
+        rounds=9,
     ),
 }

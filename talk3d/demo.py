@@ -57,7 +57,7 @@ def run_demo(out: Path, command: Command, *, preset: str = "demo", seconds: floa
         if made.exists():
             console.print(f"{made} is there already", highlight=False)
             continue
-        console.print(f"\n[bold]$ talk3d {shlex.join(arguments)}[/]", highlight=False)
+        console.print(f"\n[bold]$ talk3d {shlex.join(arguments)}[/]", highlight=False, soft_wrap=True)
         if code := command(arguments):
             return code
     took = time.monotonic() - start
@@ -67,6 +67,7 @@ def run_demo(out: Path, command: Command, *, preset: str = "demo", seconds: floa
         f"  next:  talk3d render {avatar} --audio YOUR.wav --camera fixed:25,5 --out yours.mp4\n"
         "         talk3d prepare YOUR_CLIP.mp4 --out data/you && talk3d fit data/you --out avatars/you",
         highlight=False,
+        soft_wrap=True,
     )
     return 0
 

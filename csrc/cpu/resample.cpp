@@ -5,17 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 
-#include "common/tensors.h"
 #include "cpu/instructions.h"
+#include "cpu/pictures.h"
 
 namespace talk3d {
 namespace {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
 
 constexpr int64_t kNumbersPerTask = 32768;  // some ten microseconds
 constexpr int64_t kLine = 4096;             // floats: a line, and the rows that it is made of, fit in the second cache
@@ -32,42 +30,6 @@ const ResampleKernelSet& kernels() {
     default:
       return kResamplePortable;
   }
-}
-
-// Call with a number of the tensor's type, which is one of two.
-template <class Body>
-void by_type(const Tensor& tensor, const Body& body) {
-  if (tensor.scalar_type() == ScalarType::Float) return body(float());
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::BFloat16, "the type must be float32 or bfloat16");
-  body(Bf16());
-}
-
-template <class T>
-T* numbers(const Tensor& tensor) {
-  return static_cast<T*>(tensor.data_ptr());
-}
-
-std::vector<float> to_floats(const Tensor& tensor) {
-  const Tensor packed = torch::stable::contiguous(tensor);
-  std::vector<float> found(packed.numel());
-  by_type(packed, [&](auto type) {
-    const auto* from = numbers<decltype(type)>(packed);
-    for (size_t k = 0; k < found.size(); ++k) found[k] = Lane::load(from + k).v;
-  });
-  return found;
-}
-
-Activation activation(const Tensor& x, double slope, double gain, std::optional<double> clamp) {
-  float limit = std::numeric_limits<float>::infinity();
-  if (clamp) {
-    // as the type has it: results of that size are then known to be clamped
-    limit = static_cast<float>(*clamp);
-    Bf16 rounded;
-    Lane(limit).store(&rounded);
-    if (x.scalar_type() == ScalarType::BFloat16) limit = Lane::load(&rounded).v;
-  }
-  const float below = clamp ? std::nextafter(limit, 0.0f) : limit;
-  return {static_cast<float>(gain), static_cast<float>(gain * slope), limit, below};
 }
 
 bool same_layout(const Tensor& a, const Tensor& b) {
@@ -141,14 +103,6 @@ Tensor bias_act_backward(const Tensor& d_y, const Tensor& y, double slope, doubl
   return d_x;
 }
 
-void check_channels_last(const Tensor& x) {
-  int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
-    STD_TORCH_CHECK(x.size(d) == 1 || x.numel() == 0 || x.stride(d) == expected, "x must be channels-last");
-    expected *= x.size(d);
-  }
-}
-
 // The filter as it is multiplied with what lies under it, and its factors if it is an outer product.
 struct Weights {
   std::vector<float> rows, columns;
@@ -182,7 +136,7 @@ Tensor resample2d_bias_act(const Tensor& x,
                            double filter_gain,
                            bool flip,
                            const std::optional<Activation>& activation) {
-  check_channels_last(x);
+  STD_TORCH_CHECK(is_channels_last(x), "x must be channels-last");
   const Weights weights(filter, filter_gain, flip);
   const int64_t B = x.size(0), C = x.size(1), h = filter.size(0), w = filter.size(1);
   const auto axis = [&](int64_t size, int64_t taps, int a) {

@@ -4,14 +4,9 @@
 #include <cstdint>
 
 #include "common/lanes.h"
+#include "cpu/activation.h"
 
 namespace talk3d {
-
-// Gain on either side of zero, and the largest magnitude that remains.
-struct Activation {
-  float positive, negative, clamp;
-  float below_clamp;  // the largest magnitude at which a result was not clamped
-};
 
 struct Tap {
   int64_t offset;  // in elements

@@ -10,12 +10,6 @@ namespace {
 
 constexpr int kVectors = 4;  // sums that are held in registers
 
-template <class F>
-TALK3D_HD F activate(const Activation& act, F x) {
-  const F y = x * select(less(F(0.0f), x), F(act.positive), F(act.negative));
-  return min(F(act.clamp), max(F(-act.clamp), y));
-}
-
 template <class F, class T>
 TALK3D_HD void bias_act_at(const Activation& act, const T* x, F bias, T* y) {
   activate(act, F::load(x) + bias).store(y);

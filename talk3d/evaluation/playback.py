@@ -60,6 +60,11 @@ class Playback:
         side, size = self._baked.side, dataset.size
         if side != size:
             self.notes.append(f"Our pictures of {side} x {side} were resized to the dataset's {size} x {size}.")
+        motion, clip = avatar.motion, avatar.facts.get("source")
+        refined = motion is not None and clip == dataset.meta.source and len(motion.cameras) == len(dataset)
+        self._cameras = motion.cameras if motion is not None and refined else torch.from_numpy(dataset.cameras)
+        if refined:
+            self.notes.append("Cameras of the clip are those that the avatar was made with: tracked, then refined.")
         # an avatar may say that its volume holds the person alone, and not carry the plate
         self._before_plate = avatar.plate is not None or avatar.facts.get("background") == "plate"
         if self._before_plate:
@@ -82,7 +87,8 @@ class Playback:
 
     def sample(self, frames: Sequence[int]) -> Sample:
         """Read frames; a batch that is not full is filled up with its last one, as a GPU has a graph for each size."""
-        return self._dataset.sample([*frames, *[frames[-1]] * (self._batch - len(frames))])
+        indices = [*frames, *[frames[-1]] * (self._batch - len(frames))]
+        return self._dataset.sample(indices)._replace(camera=self._cameras[indices].float())
 
     def tokens(self, sample: Sample) -> Float[Tensor, "batch token width"] | None:
         """What drives frames; None if nothing does."""

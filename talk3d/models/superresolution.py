@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from talk3d.models.synthesis import SynthesisBlock, upsample
 from talk3d.nn import Noise
-from talk3d.ops import Activation, Resampling, bias_act, resample2d_bias_act
+from talk3d.ops import Activation, Resampling, bias_act, conv3x3_bias_act, resample2d_bias_act
 from talk3d.profiling import annotate
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
@@ -159,7 +159,7 @@ class _FoldedBlock(nn.Module):
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         if self.filter is None:
             with annotate(".conv"):
-                x = self._activate(conv2d(x, self.conv0_weight, self.conv0_bias, padding=1))
+                x = conv3x3_bias_act(x, self.conv0_weight, self.conv0_bias, self.activation)
         else:
             with annotate(".up"):
                 spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
@@ -168,14 +168,11 @@ class _FoldedBlock(nn.Module):
                 smoothing = Resampling(padding=1, gain=4.0)
                 x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
         with annotate(".conv"):
-            x = self._activate(conv2d(x, self.conv1_weight, self.conv1_bias, padding=1))
+            x = conv3x3_bias_act(x, self.conv1_weight, self.conv1_bias, self.activation)
         with annotate(".rgb"):
             rgb = conv2d(x, self.to_rgb_weight, self.to_rgb_bias)
             contribution = bias_act(rgb, act="linear", clamp=self.activation.clamp).to(image.dtype)
             return x, contribution + (image if self.filter is None else upsample(image, self.filter.to(image.dtype)))
-
-    def _activate(self, x: Tensor) -> Tensor:
-        return bias_act(x, gain=self.activation.gain, clamp=self.activation.clamp)
 
 
 class FoldedSuperResolution(nn.Module):

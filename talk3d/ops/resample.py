@@ -124,7 +124,7 @@ def bias_act(
     """
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(f"x must be [batch, channels, ...] of a floating type, got {list(x.shape)} {x.dtype}")
-    _check_bias(bias, x)
+    _check_bias(bias, x, x.shape[1])
     return _bias_act(x, bias, *_activation(Activation(act, alpha, gain, clamp)), impl=impl)
 
 
@@ -166,7 +166,7 @@ def resample2d_bias_act(
         tensor([[[[ 1.0000, -0.2000]]]])
     """
     options = _resampling(x, filter, resampling)
-    _check_bias(bias, x)
+    _check_bias(bias, x, x.shape[1])
     return _resample_bias_act(x, filter, bias, *options, *_activation(activation), impl=impl)
 
 
@@ -208,11 +208,11 @@ def _activation(options: Activation) -> tuple[float, float, float | None]:
     return slope if alpha is None else float(alpha), usual_gain if gain is None else float(gain), clamp
 
 
-def _check_bias(bias: Tensor | None, x: Tensor) -> None:
+def _check_bias(bias: Tensor | None, x: Tensor, channels: int) -> None:
     if bias is None:
         return
-    if bias.shape != x.shape[1:2]:
-        raise ValueError(f"bias must have the shape [{x.shape[1]}], got {list(bias.shape)}")
+    if bias.shape != (channels,):
+        raise ValueError(f"bias must have the shape [{channels}], got {list(bias.shape)}")
     _check_alike("bias", bias, x)
 
 

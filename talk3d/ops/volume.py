@@ -28,7 +28,8 @@ class RenderOptions:
     Attributes:
         axes: Plane convention, a key of :data:`talk3d.ops.AXES`.
         near: Distance of the first sample along the ray in world units, or ``"auto"``: where the ray enters the box.
-        far: Distance of the last sample, or ``"auto"``: where the ray leaves the box. Both are auto, or neither.
+        far: Distance of the last sample, or ``"auto"``: where the ray leaves the box, less one interval unless
+            ``coupled``, so that jitter moves no sample out of it. Both are auto, or neither.
         coarse: Samples of the first pass, evenly spaced.
         fine: Samples of the second pass, drawn where the first found density. 0 leaves it out.
         disparity: Space the coarse samples evenly in 1/depth.
@@ -202,6 +203,8 @@ def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tens
         passing = -(origins * directions).sum(-1).clamp(max=-nearest)
         misses = near >= far
         near, far = near.where(~misses, passing), far.where(~misses, passing)
+        # a sample lies up to an interval behind its place, and beyond the box is what planes fade into, not the scene
+        far = near + (far - near) * (1 - 1 / options.coarse)
     return torch.stack([near, far], dim=-1)
 
 
@@ -290,18 +293,38 @@ _backward.refuse_derivative("render_rays is differentiable once; for more, use t
 
 
 def _published_size(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
-    if planes.dtype != torch.float32:
-        return f"it takes float32, not {planes.dtype}"
-    if planes.shape[2] * planes.shape[3] > 2**24:  # it computes the number of a texel in float32
+    if planes.shape[2] * planes.shape[3] > 2**24:  # the number of a texel is a float32, that of a channel an int32
         return f"it takes planes of at most 2^24 texels, not {planes.shape[2]} x {planes.shape[3]}"
     settings = _Settings(*numbers)
     sizes = planes.shape[4], int(settings.hidden), _outputs(planes, decoder, settings)
     return None if sizes == (32, 64, 32) else f"it is built for a decoder 32 -> 64 -> 1 + 32, not {sizes}"
 
 
-for _operator, _function, _supports in (
-    (_forward, "forward", lambda planes, decoder, *rest: _published_size(planes, decoder, rest[-1])),
-    (_backward, "backward", lambda grads, saved, pairs, settings, _: _published_size(saved[0], saved[1], settings)),
-):
-    _operator.implement("cpu", supports=_supports)
-    _operator.implement("reference", f"talk3d.reference.volume:{_function}")
+def _cpu(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
+    if planes.dtype != torch.float32:
+        return f"it takes float32, not {planes.dtype}"
+    return _published_size(planes, decoder, numbers)
+
+
+def _triton(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
+    if planes.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"it takes float32, float16 or bfloat16, not {planes.dtype}"
+    settings = _Settings(*numbers)
+    if settings.coarse + settings.fine > 1024:  # it holds a ray in the registers of 4 warps
+        return f"it takes at most 1024 samples a ray, not {int(settings.coarse + settings.fine)}"
+    return _published_size(planes, decoder, numbers)
+
+
+for _impl, _source, _supports in (("cpu", None, _cpu), ("triton", "talk3d.kernels.volume", _triton)):
+    _forward.implement(
+        _impl,
+        _source and f"{_source}:forward",
+        supports=lambda planes, decoder, *rest, supports=_supports: supports(planes, decoder, rest[-1]),
+    )
+    _backward.implement(
+        _impl,
+        _source and f"{_source}:backward",
+        supports=lambda grads, saved, pairs, settings, _, supports=_supports: supports(saved[0], saved[1], settings),
+    )
+_forward.implement("reference", "talk3d.reference.volume:forward")
+_backward.implement("reference", "talk3d.reference.volume:backward")

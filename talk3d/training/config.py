@@ -261,6 +261,9 @@ class DriverStageConfig:
     camera_rate: float = 0.0
     """For the cameras; 0 freezes them."""
 
+    recompute: bool = False
+    """Compute the U-Net's activations again in the backward: a fraction of the memory, a quarter more time."""
+
     warmup: int = 50
     """Steps in which the learning rates grow from 0; they fall to a tenth along a cosine after that."""
 

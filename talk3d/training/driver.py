@@ -87,7 +87,7 @@ class DriverStage:
             resolution=scene.plane_resolution,
             condition=model.token,
             width=model.unet_width,
-        )
+        ).recompute(self.config.recompute)
         encoder = ConditionEncoder(context.targets.dataset.features_info.width, width=model.token)
         self.driver = Driver(unet, encoder).to(context.device)
         self.average = copy.deepcopy(self.driver).requires_grad_(False) if self.config.ema else self.driver

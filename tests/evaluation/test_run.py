@@ -16,6 +16,7 @@ from talk3d.evaluation.inputs import speech_of
 from talk3d.evaluation.playback import Playback, Rendered
 from talk3d.evaluation.views import VIEWS, novel_views
 from talk3d.models import Conditions
+from talk3d.motion import Motion
 
 TEST = range(8, 40)
 
@@ -87,7 +88,7 @@ def test_frames_are_those_that_the_avatar_renders(folder, clip):
     made = baked.frames(tokens, sample.camera)
     behind = torch.nn.functional.interpolate(sample.plate, (128, 128), mode="nearest")  # it has one colour
     expected = baked.compose(made, behind).permute(0, 3, 1, 2).float()
-    expected = torch.nn.functional.interpolate(expected, (32, 32), mode="bicubic", antialias=True)
+    expected = torch.nn.functional.interpolate(expected, (32, 32), mode="bicubic", antialias=True).clamp(0, 255)
     assert abs(found.shown[1].ours - expected[0].permute(1, 2, 0).numpy()).max() <= 1
     np.testing.assert_array_equal(found.shown[1].depth, made.view.depth[0, 0].numpy())
     maps, planes = found.attention
@@ -209,3 +210,16 @@ class TestInputs:
     def test_counts_must_be_positive(self, wrong):
         with pytest.raises(ValueError, match="must be positive"):
             Options(**wrong)
+
+
+def test_cameras_of_an_avatar_s_own_clip_are_the_refined_ones(rest, clip):
+    avatar, dataset = Avatar.load(rest), Dataset(clip)
+    turned = cameras.pack(cameras.look_at(torch.full((40,), 9.0), 0.0), cameras.intrinsics(cameras.FFHQ_FOCAL)).float()
+    nothing = torch.zeros(40, 6)
+    avatar.motion = Motion(turned, nothing[:, :3], nothing[:, 0], nothing.view(40, 3, 2), nothing.view(40, 2, 3))
+    for source, expected in (({"name": "another.mp4"}, dataset.cameras), (dataset.meta.source, turned)):
+        avatar.facts = {"source": source}
+        playback = Playback(avatar, dataset, dtype=torch.float32, batch=2)
+        found = playback.sample([8, 9]).camera
+        torch.testing.assert_close(found, torch.as_tensor(expected)[[8, 9]].float())
+        assert any("refined" in note for note in playback.notes) is (source == dataset.meta.source)

@@ -375,3 +375,25 @@ def test_compiles_whole(semantics):
     torch.compiler.reset()
     compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(tokens, features), unet(tokens, features))
+
+
+def test_what_is_computed_again_has_the_same_gradients_and_keeps_less():
+    torch.manual_seed(0)
+    unet = DeltaUNet(axes="zy", channels=4, resolution=16)
+    torch.nn.init.normal_(unet.head.weight)
+    tokens, planes = torch.randn(2, 5, 64), torch.randn(1, 3, 4, 16, 16)
+    found, kept = [], []
+    for on in (False, True):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            delta = unet.recompute(on)(tokens, planes)
+        kept.append(sum(sizes))
+        found.append([delta, *torch.autograd.grad(delta.square().sum(), list(unet.parameters()))])
+    assert kept[1] < kept[0] / 4
+    for again, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(again, expected, rtol=0, atol=0)
+
+
+def test_batch_norms_refuse_to_be_computed_again():
+    with pytest.raises(ValueError, match="count each batch twice"):
+        DeltaUNet(axes="zy", semantics="published", channels=4, resolution=16).recompute()

@@ -15,7 +15,7 @@ from talk3d.ops.registry import operators
 from talk3d.reference import volume
 from talk3d.testing import assert_as_accurate, assert_golden, golden
 
-IMPLS = ["reference", "cpu-16", "cpu-8", "cpu-1"]
+IMPLS = ["reference", "cpu-16", "cpu-8", "cpu-1", "triton"]
 
 
 @pytest.fixture(params=IMPLS)
@@ -25,7 +25,16 @@ def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setenv("TALK3D_LANES", lanes)
     if reason := operators()["render_rays"].why_not(name):
         pytest.skip(reason)
+    if device_of(name) == "cpu" and name == "triton":
+        # the interpreter takes a program's time, however large it is; tests/kernels/test_volume.py keeps the real tiles
+        from talk3d.kernels import tiles
+
+        monkeypatch.setattr(tiles, "render_rays", lambda: {"BLOCK_R": 256, "SUB": 4})
     return name
+
+
+def device_of(impl: str) -> str:
+    return "cuda" if impl == "triton" and torch.cuda.is_available() else "cpu"
 
 
 def cpu_part(name: str):
@@ -54,9 +63,10 @@ def render(data: dict[str, Tensor], impl: str):
         white_back=bool(number.get("white_back", 0)),
         coupled="published",
     )
+    data = {name: value.to(device_of(impl)) for name, value in data.items()}
     B, R, _ = data["ray_origins"].shape
     u = data["u"].view(B, R, -1) if "u" in data else None
-    return render_rays(
+    seen = render_rays(
         data["planes"],
         gained(data),
         data["ray_origins"],
@@ -66,6 +76,7 @@ def render(data: dict[str, Tensor], impl: str):
         u=u,
         impl=impl,
     )
+    return tuple(tensor.cpu() for tensor in seen)
 
 
 def assert_golden_depth(depth: Tensor, expected: Tensor, weight: Tensor, depths: Tensor, published: float) -> None:

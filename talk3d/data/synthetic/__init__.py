@@ -38,7 +38,7 @@ from talk3d.data.synthetic.truth import Truth, View
 __all__ = ["SyntheticClip", "Track", "Truth", "View", "cached", "write"]
 
 Progress = Callable[[int, int], object]
-VERSION = 2  # of what is written: another one is another folder of the cache
+VERSION = 3  # of what is written: another one is another folder of the cache
 
 
 @dataclass(frozen=True)

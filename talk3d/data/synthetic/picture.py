@@ -22,7 +22,7 @@ from talk3d.data.synthetic.paint import (
     paint_skin,
 )
 
-_NEAR, _FAR, _HIT = 60.0, 150.0, 0.008
+_NEAR, _FAR, _HIT = 60.0, 132.0, 0.008
 _BLOCK = 4  # pixels along a side of those that start together
 
 
@@ -49,12 +49,18 @@ def distance(x, y, z, scene, slack):
 @njit(fastmath=True, cache=True)
 def walk(o, d, start, cone, scene):
     """Distance along a ray, from ``start``, to where the person is nearer than ``cone`` times that; -1 if nowhere."""
-    t = start
+    t, before, step = start, 0.0, 0.0
     for _ in range(120):
         free = distance(o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2], scene, 0.2) - cone * t
         if free < _HIT:
-            return t
-        t += 0.85 * free
+            # a secant that went too far is taken back along itself
+            return t + step * free / (before - free) if free < -_HIT and before > _HIT else t
+        fall = before - free
+        # near a surface the ray runs straight at it: where the last step's distances say that it will be
+        secant = 0.95 * free * step / fall if free < 0.6 and fall > 0.3 * step else 0.0
+        step = max(0.85 * free, min(secant, 2.5 * free))
+        before = free
+        t += step
         if t > _FAR:
             return -1.0
     return t if cone > 0 or free < 0.05 else -1.0
@@ -103,7 +109,7 @@ def shade(o, d, t, scene):
     # ambient occlusion: how much freer the surface could be
     open_sky = 1.0
     for reach, depth in ((0.5, 0.30), (2.4, 0.42)):
-        free = distance(x + reach * nx, y + reach * ny, z + reach * nz, scene, 4.0)
+        free = distance(x + reach * nx, y + reach * ny, z + reach * nz, scene, reach + 1.3)
         open_sky *= 1 - depth * min(max(1 - free / reach, 0.0), 1.0)
     r, g, b = 0.0, 0.0, 0.0
     glint = 0.0
@@ -191,16 +197,21 @@ def draw(start, cam2world, focal, scene, plate):
 
 @njit(fastmath=True, cache=True, nogil=True)
 def find_edges(color, label, depth):
-    """Where neighbours differ, so that one ray is not enough ``[size, size]``."""
+    """Where neighbours differ, so that one ray is not enough: the nearest depth there, else 0 ``[size, size]``."""
     size = len(label)
-    edges = np.zeros((size, size), np.bool_)
+    edges = np.zeros((size, size), np.float32)
     for i in range(size):
         for j in range(size):
+            nearest, differ = np.float32(_FAR), False
             for a in range(max(i - 1, 0), min(i + 2, size)):
                 for b in range(max(j - 1, 0), min(j + 2, size)):
                     off = abs(color[a, b, 0] - color[i, j, 0]) + abs(color[a, b, 1] - color[i, j, 1])
                     someone = label[a, b] != NOTHING or label[i, j] != NOTHING
-                    edges[i, j] |= abs(depth[a, b] - depth[i, j]) > 1.2 or (someone and off > 0.3)
+                    differ |= abs(depth[a, b] - depth[i, j]) > 1.2 or (someone and off > 0.3)
+                    if label[a, b] != NOTHING:
+                        nearest = min(nearest, depth[a, b])
+            if differ:
+                edges[i, j] = nearest
     return edges
 
 
@@ -211,9 +222,10 @@ def refine(edges, start, cam2world, focal, scene, plate, color, label):
     share = np.full((size, size), np.float32(-1))
     for i in range(size):
         for j in range(size):
-            if not edges[i, j] or start[i // _BLOCK, j // _BLOCK] < 0:
+            if edges[i, j] == 0 or start[i // _BLOCK, j // _BLOCK] < 0:
                 continue
             at, hits = start[i // _BLOCK, j // _BLOCK], 1.0 * (label[i, j] != NOTHING)
+            at = max(at, edges[i, j] - 1.0)  # nothing between pixels stands out farther than that
             color[i, j] *= 0.25
             for k in range(3):  # with the centre, about a turned grid
                 du, dv = ((0.15, 0.38), (0.63, 0.14), (0.72, 0.90))[k]
