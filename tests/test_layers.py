@@ -14,7 +14,7 @@ from talk3d.ops.registry import operators
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted([*ROOT.glob("talk3d/**/*.py"), *ROOT.glob("kernels/**/*.py")])
-BESIDE = [path for folder in ("tests", "benchmarks", "docs") for path in ROOT.glob(f"{folder}/**/*.py")]
+BESIDE = [path for folder in ("tests", "benchmarks", "docs", "examples") for path in ROOT.glob(f"{folder}/**/*.py")]
 PYTHON = sorted([ROOT / "setup.py", *LIBRARY, *BESIDE])
 NATIVE = sorted(p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".cpp", ".cu"))
 
