@@ -29,6 +29,13 @@ TALK3D_DEVICE T shuffle_xor(T value, int mask) {
 }
 TALK3D_DEVICE bool any(bool value) { return __any_sync(~0u, value); }
 
+// The same pointer, of which the compiler no longer knows that it is a sum, and does not take it apart again in a loop.
+template <class T>
+TALK3D_DEVICE T* whole(T* pointer) {
+  asm("" : "+l"(pointer));
+  return pointer;
+}
+
 // 16 bytes that no thread writes while the kernel runs
 TALK3D_DEVICE Quad load_quad(const Quad* from) {
   const uint4 found = __ldg(reinterpret_cast<const uint4*>(from));

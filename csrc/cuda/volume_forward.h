@@ -15,8 +15,8 @@ struct RayRows {
   int coarse, fine, stride;
 
   TALK3D_HD explicit RayRows(const March& march) : coarse(march.coarse), fine(march.fine) {
-    const int behind = fine > coarse + 2 ? fine : coarse + 2;  // the weights' row; later all depths lie in one
-    stride = (coarse + 2 + behind) | 1;                        // odd: rays lie in different banks
+    const int longer = fine > coarse ? fine : coarse;  // the weights, then the fine depths; at last all depths lie in one row
+    stride = (coarse + longer + 4) | 1;                // odd: rays lie in different banks
   }
   TALK3D_HD int floats() const { return kRaysPerWarp * stride; }
   TALK3D_HD int depths(int ray) const { return ray * stride + 1; }
@@ -46,15 +46,20 @@ struct Marcher {
 
   // The interval that ends at this thread's sample: returns its weight, and the light that reaches it.
   template <class Field>
-  TALK3D_DEVICE float advance(const Place& at, const float (&density)[2][2], float start, float end, float& reached) {
+  TALK3D_DEVICE float advance(const Field& field,
+                              const Place& at,
+                              const float (&density)[2][2],
+                              float start,
+                              float end,
+                              float& reached) {
     const float first = at.odd ? density[0][1] : density[0][0], second = at.odd ? density[1][1] : density[1][0];
-    const float alpha = Field::opacity(at.late ? first : last, at.late ? second : first, end - start);
+    const float clear = field.transparency(at.late ? first : last, at.late ? second : first, end - start);
     last = second;
-    const float other = shuffle_xor(alpha, 2);
-    const float after_first = through * (1.0f - (at.late ? other : alpha) + kClear);
+    const float other = shuffle_xor(clear, 2);
+    const float after_first = through * ((at.late ? other : clear) + kClear);
     reached = at.late ? after_first : through;
-    through = after_first * (1.0f - (at.late ? alpha : other) + kClear);
-    const float weight = alpha * reached;
+    through = after_first * ((at.late ? clear : other) + kClear);
+    const float weight = (1.0f - clear) * reached;
     weight_sum += weight;
     depth_sum += weight * (start + end);
     return weight;
@@ -75,6 +80,8 @@ class Renderer {
     const int64_t last = arguments.dealing.rays - 1;
     number_ = camera_ * arguments.dealing.rays + (ray < last ? ray : last);
     exists_ = ray <= last;
+    // what does not exist is written to where it is read from
+    image_ = exists_ ? arguments.image.depths + number_ * (layout_.coarse + layout_.fine) : own_depths();
   }
 
   TALK3D_DEVICE void run() {
@@ -87,6 +94,8 @@ class Renderer {
       sample_coarse(field);
       draw_fine();
       merge();
+    } else {
+      for_each(a_.march.coarse, [&](int s) { image_[s] = own_depths()[s]; });
     }
     composite(field);
   }
@@ -95,6 +104,9 @@ class Renderer {
   // The number of a ray of this warp among all; places that stay empty repeat the camera's last ray.
   TALK3D_DEVICE int64_t number_of(int ray) const { return shuffle(number_, ray); }
   TALK3D_DEVICE bool exists(int ray) const { return shuffle(int(exists_), ray); }
+
+  TALK3D_DEVICE float* own_depths() const { return rows_ + layout_.depths(at_.lane % kRaysPerWarp); }
+  TALK3D_DEVICE float* own_weights() const { return rows_ + layout_.weights(at_.lane % kRaysPerWarp); }
 
   // Does action(sample) for `count` samples of ray lane % 16, which two threads share.
   template <class Action>
@@ -109,10 +121,16 @@ class Renderer {
     const float* ray = a_.rays.rays + 8 * number_;
     const float* jitter = a_.rays.jitter ? a_.rays.jitter + number_ * count : nullptr;
     const float near = ray[6], far = ray[7];
-    float* depths = rows_ + layout_.depths(at_.lane % kRaysPerWarp);
-    for_each(count, [&](int s) {
-      depths[s] = stratum_depth<Lane>(a_.march, near, far, static_cast<float>(s), jitter ? jitter[s] : 0.5f).v;
-    });
+    float* const depths = own_depths();
+    March march = a_.march;
+    const auto lay = [&](int s) {
+      depths[s] = stratum_depth<Lane>(march, near, far, static_cast<float>(s), jitter ? jitter[s] : 0.5f).v;
+    };
+    if ((march.disparity = a_.march.disparity)) {  // known within each branch: none in the loops
+      for_each(count, lay);
+    } else {
+      for_each(count, lay);
+    }
     close(depths, count);
   }
 
@@ -135,7 +153,7 @@ class Renderer {
       typename Field::Hidden nearer, farther;
       float density[2][2], reached;
       field.evaluate(depth, nearer, farther, density);
-      weights[k] = march.template advance<Field>(at_, density, depths[k - 1], depth, reached);
+      weights[k] = march.advance(field, at_, density, depths[k - 1], depth, reached);
     }
     sync_warp();
   }
@@ -143,30 +161,41 @@ class Renderer {
   // Fine depths in ascending order, to the image for the time being.
   TALK3D_DEVICE void draw_fine() {
     const int coarse = a_.march.coarse, fine = a_.march.fine, step = first_step(coarse - 2);
-    const int ray = at_.lane % kRaysPerWarp;
-    const float *depths = rows_ + layout_.depths(ray), *given = a_.rays.u ? a_.rays.u + number_ * fine : nullptr;
-    float *weights = rows_ + layout_.weights(ray), *found = fine_depths();
+    const float share = 1.0f / static_cast<float>(fine);
+    const float *given = a_.rays.u ? a_.rays.u + number_ * fine : nullptr, *depths = own_depths();
+    float* const weights = own_weights();
     if (at_.lane < kRaysPerWarp) accumulate_weights(coarse, weights);
     sync_warp();
+    if (given) {  // in any order
+      for_each(fine, [&](int k) {
+        int place = 0;
+        for (int j = 0; j < fine; ++j) place += given[j] < given[k] || (given[j] == given[k] && j < k);
+        image_[place] = given[k];
+      });
+    }
     for_each(fine, [&](int k) {
-      const float u = given ? given[k] : (static_cast<float>(k) + 0.5f) / static_cast<float>(fine);
-      int place = given ? 0 : k;  // quantiles that are given come in any order
-      for (int j = 0; given && j < fine; ++j) place += given[j] < u || (given[j] == u && j < k);
-      const float depth = invert_distribution(weights, depths, coarse, step, u);
-      if (exists_) found[place] = depth;
+      const float u = given ? image_[k] : (static_cast<float>(k) + 0.5f) * share;
+      image_[k] = invert_distribution(weights, depths, coarse, step, u);
     });
   }
 
-  TALK3D_DEVICE float* fine_depths() const {
-    return a_.image.depths + number_ * (a_.march.coarse + a_.march.fine);
-  }
-
-  // All depths in one order, to the row of the coarse ones.
+  // All depths in one order, to the image and back to the rows.
   TALK3D_DEVICE void merge() {
-    float* depths = rows_ + layout_.depths(at_.lane % kRaysPerWarp);
-    if (at_.lane < kRaysPerWarp) merge_sorted(depths, a_.march.coarse, fine_depths(), a_.march.fine);
+    const int coarse = a_.march.coarse, fine = a_.march.fine, count = coarse + fine;
+    float* const depths = own_depths();
+    float* const fine_depths = own_weights() + 1;
+    for_each(fine, [&](int k) { fine_depths[k] = image_[k]; });
+    const bool first = at_.lane < kRaysPerWarp;  // one thread begins in front, the other behind
+    depths[first ? -1 : coarse] = fine_depths[first ? -1 : fine] = first ? -INFINITY : INFINITY;
     sync_warp();
-    close(depths, a_.march.coarse + a_.march.fine);
+    if (first) {
+      merge_sorted<true>(depths, fine_depths, count / 2, image_);
+    } else {
+      merge_sorted<false>(depths + coarse - 1, fine_depths + fine - 1, count - count / 2, image_ + count - 1);
+    }
+    sync_warp();
+    for_each(count, [&](int s) { depths[s] = image_[s]; });
+    close(depths, count);
   }
 
   // All samples in their order. What is seen of a sample is known with the interval behind it, so that colours are one
@@ -189,7 +218,7 @@ class Renderer {
     typename Field::Waiting& waiting;
     const float least;
     const float* const depths;  // those of this thread's ray, from its own first sample
-    float *const image_depths, *const transmittance;
+    float* const transmittance;
     const uint32_t writes;  // how many intervals of the ray go to the image
 
     TALK3D_DEVICE Composite(const Renderer& r, int count)
@@ -197,8 +226,7 @@ class Renderer {
           waiting(r.shared_.waiting[at.warp]),
           least(r.a_.march.min_weight),
           depths(r.rows_ + r.layout_.depths(at.ray) + at.late),
-          image_depths(r.a_.image.depths + r.number_of(at.ray) * count),
-          transmittance(r.a_.image.transmittance + r.number_of(at.ray) * (count - 1)),
+          transmittance(whole(r.a_.image.transmittance + r.number_of(at.ray) * (count - 1))),
           writes(r.exists(at.ray) ? count - 1 : 0) {
       waiting.put({}, at.lane);
     }
@@ -208,10 +236,9 @@ class Renderer {
       typename Field::Hidden nearer, farther;
       float density[2][2], reached;
       field.evaluate(end, nearer, farther, density);
-      const float weight = march.template advance<Field>(at, density, start, end, reached);
+      const float weight = march.advance(field, at, density, start, end, reached);
       const uint32_t interval = k + at.late - 1;  // far too large in front of the first sample
       if (interval < writes) transmittance[interval] = reached;
-      if (interval + 1 <= writes) image_depths[interval + 1] = end;
       add_colors(field, weight, nearer);
       waiting.put(farther, at.lane);
     }
@@ -265,6 +292,7 @@ class Renderer {
   const int64_t camera_;
   int64_t number_;  // of ray lane % 16
   bool exists_;
+  float* image_;   // the depths of that ray
 };
 
 }  // namespace talk3d

@@ -11,6 +11,8 @@
 
 namespace talk3d {
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
 // The decoder as right operands of the tensor cores, in the shared memory of a block. The mean over the planes and the
 // base of the logarithms are folded in: hidden units are softplus / ln 2 of their input, and colours come as x / 2.
 struct HalfDecoder {
@@ -25,7 +27,6 @@ struct HalfDecoder {
   TALK3D_HD static int color_of(int j, int column) { return 8 * (column / 2) + 2 * j + column % 2; }
 
   TALK3D_DEVICE void fill(const float* flat, int thread) {
-    constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
     const float* flat_b0 = flat + kHidden * kChannels;
     const float* flat_w1 = flat_b0 + kHidden;  // row 0 is density
     const float* flat_b1 = flat_w1 + (1 + kChannels) * kHidden;
@@ -117,7 +118,7 @@ class HalfField {
         mine_(taps + place.g * kQuadBytes + place.t * kSampleBytes),
         quad_(taps + place.g * kQuadBytes),
         lane_(place.lane),
-        density_bias_(shared.density_bias),
+        offset_((shared.density_bias - 1.0f) * kLog2E),
         base_(reinterpret_cast<const Texel*>(texels.data + camera * texels.batch_stride + 16 * place.t)) {
     // from 0 on the first texel of the border to 1 on the last
     const float size = static_cast<float>(texels.size), scale = 0.5f * texels.scale * size / (size + 1.0f);
@@ -129,7 +130,8 @@ class HalfField {
   }
 
   // The features that the warp's samples see, to hidden activations and raw densities; this thread's sample lies at
-  // `depth`. The density is that of row g (`[tile][0]`) or g + 8.
+  // `depth`. The density, without its bias, is that of row
+  // g (`[tile][0]`) or g + 8.
   TALK3D_DEVICE void evaluate(float depth, Hidden& nearer, Hidden& farther, float (&density)[2][2]) {
     Hidden* const hidden[2] = {&nearer, &farther};
     project(depth);
@@ -165,8 +167,8 @@ class HalfField {
     }
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
-      density[tile][0] = raw[tile].x + density_bias_;
-      density[tile][1] = raw[tile].z + density_bias_;
+      density[tile][0] = raw[tile].x;
+      density[tile][1] = raw[tile].z;
     }
   }
 
@@ -206,13 +208,12 @@ class HalfField {
     }
   }
 
-  // Opacity of the interval between two samples, as interval_opacity of common/march.h has it: off by 2^-22, which is
-  // less than what the densities have lost.
-  TALK3D_DEVICE static float opacity(float density, float next_density, float gap) {
-    constexpr float kLog2E = 1.44269504f;
-    const float raw = fmaf(density + next_density, 0.5f * kLog2E, -kLog2E);  // in base 2
+  // What the interval between two samples lets through, as common/march.h has it: off by 2^-22, which is less than what
+  // the densities have lost.
+  TALK3D_DEVICE float transparency(float density, float next_density, float gap) const {
+    const float raw = fmaf(density + next_density, 0.5f * kLog2E, offset_);  // in base 2
     const float thick = fmaxf(raw, 0.0f) + log2_fast(1.0f + exp2_fast(-fabsf(raw)));
-    return 1.0f - exp2_fast(-thick * gap);
+    return exp2_fast(-thick * gap);
   }
 
   // The pixel of a sum of shared colours: 1.002 sigmoid(x) - 0.001, where the sum is of tanh(x / 2).
@@ -225,22 +226,22 @@ class HalfField {
 
   // The taps of this thread's sample: for each plane where two rows of texels begin, and the weights of two in each.
   TALK3D_DEVICE void project(float depth) {
-    float within[3];
+    Pair share[3];  // of the nearer and the farther texel, along each axis
     uint32_t cell[3];
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
       // outside of the planes everything is as on the border
       const float u = fma_saturated(depth, direction_[axis], origin_[axis]);
       const float whole = fma_down(u, texels_.cells, Texels::kWhole);
-      within[axis] = fmaf(u, texels_.cells, Texels::kWhole - whole);
+      const float within = fmaf(u, texels_.cells, Texels::kWhole - whole);
+      share[axis] = pack(1.0f - within, within);
       cell[axis] = bits_of(whole);
     }
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
       const int across = axis_across(p), along = axis_along(p);
       const uint32_t top = cell[along] * texels_.pitch + (cell[across] + texels_.first[p]);
-      const float both = within[across] * within[along], right = within[across] - both, bottom = within[along] - both;
-      const Pair above = pack((1.0f - within[across]) - bottom, right), below = pack(bottom, both);
+      const Pair above = share[across] * low_twice(share[along]), below = share[across] * high_twice(share[along]);
       *reinterpret_cast<Quad*>(mine_ + 16 * p) = {top, top + texels_.pitch, above.bits, below.bits};
     }
   }
@@ -266,7 +267,7 @@ class HalfField {
   const Decoder& decoder_;
   char *const mine_, *const quad_;
   const int lane_;
-  const float density_bias_;
+  const float offset_;  // the last layer's bias of the density, and that of its softplus
   const Texel* const base_;
   float origin_[3], direction_[3];
 };

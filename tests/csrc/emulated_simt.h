@@ -138,6 +138,10 @@ inline bool any(bool value) {
   return found;
 }
 
+template <class T>
+T* whole(T* pointer) {
+  return pointer;
+}
 inline Quad load_quad(const Quad* from) { return *from; }
 inline Floats4 load_floats(const float* from) { return {from[0], from[1], from[2], from[3]}; }
 
