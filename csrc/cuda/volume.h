@@ -1,6 +1,7 @@
 // What the kernels of render_rays are given, and how rays are dealt to warps.
 #pragma once
 
+#include "common/packing.h"
 #include "common/volume.h"
 #include "cuda/simt.h"
 
@@ -12,8 +13,7 @@ constexpr int kRaysPerWarp = 16;  // rows of a tensor core's tile
 constexpr int kRaysPerBlock = kRaysPerWarp * kWarpsPerBlock;
 
 // The planes as a kernel reads them: square, texels of 32 channels, channels-last, with a border of zeros one texel wide.
-// They see (x, y), (x, z) and (z, y), the first along the width; whatever the convention, packing brings them into this
-// order. Where two planes see the same coordinates, packing adds one to the other, and there are only the first two.
+// They see (x, y), (x, z) and (z, y), or only the first two; common/packing.h brings them into this order.
 struct Texels {
   const char* data;      // [1 or B, 2 or 3, size + 2, size + 2, 32]
   int64_t batch_stride;  // in bytes; 0 where all cameras share the planes
@@ -35,8 +35,6 @@ struct Texels {
     for (uint32_t p = 0; p < 3; ++p) first[p] = p * pitch * pitch - kWholeBits * (pitch + 1);
   }
 };
-TALK3D_HD constexpr int axis_across(int plane) { return plane == 2 ? 2 : 0; }
-TALK3D_HD constexpr int axis_along(int plane) { return plane == 1 ? 2 : 1; }
 
 // A block takes 64 rays: 8 x 8 pixels where the rays of a camera fill a square picture, row by row, so that neighbours
 // share texels; otherwise 64 in a row. It is a guess about speed alone: any assignment is right.

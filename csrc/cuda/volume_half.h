@@ -101,11 +101,11 @@ class HalfField {
       Hidden hidden;
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        const Quad h = at[step][lane];
-        hidden.at[step][0] = {h.x};
-        hidden.at[step][1] = {h.y};
-        hidden.at[step][2] = {h.z};
-        hidden.at[step][3] = {h.w};
+        const Quad found = at[step][lane];
+        hidden.at[step][0].bits = found.x;
+        hidden.at[step][1].bits = found.y;
+        hidden.at[step][2].bits = found.z;
+        hidden.at[step][3].bits = found.w;
       }
       return hidden;
     }

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talk3d.ops.registry import Operator
-from talk3d.ops.triplane import AXES, Axes, PackedPlanes, _texels
+from talk3d.ops.triplane import _HALVES, AXES, Axes, PackedPlanes, _texels
 
 __all__ = ["Decoder", "RenderOptions", "Rendered", "render_rays"]
 
@@ -126,7 +126,9 @@ def render_rays(
 
     Args:
         planes: Feature planes ``[B, 3, C, H, W]``, any strides (channels-last is the fast one), or packed planes.
-            A batch of 1 is shared by all cameras without a copy.
+            A batch of 1 is shared by all cameras without a copy. Their type is that of the rays; or, with rays and
+            decoder in float32, float16 or bfloat16: everything else still happens in float32, or is as accurate as the
+            planes are (``"cuda"``, whose tensor cores multiply numbers of 16 bits).
         decoder: ``(w0 [K, C], b0 [K], w1 [1 + D, K], b1 [1 + D])`` with the run-time gains already applied; row 0
             of the second layer is density. The fast implementations want C = 32, K = 64, D = 32.
         origins: Camera position of each ray ``[B, R, 3]``, world units.
@@ -149,7 +151,7 @@ def render_rays(
         A ray that misses the box has features -1 (or 1 over white), weight 0 and zero gradients.
     """
     hidden = _check(planes, decoder, origins, directions)
-    texels, pairs = _texels(planes, options.axes, origins, merge=False)
+    texels, pairs = _texels(planes, options.axes, origins, merge=False, halves=True)
     jitter = _check_noise("jitter", jitter, origins, options.coarse)
     u = _check_noise("u", u, origins, options.fine) if options.fine else None
     published = options.coupled == "published"
@@ -287,18 +289,40 @@ _backward.refuse_derivative("render_rays is differentiable once; for more, use t
 
 
 def _published_size(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
-    if planes.dtype != torch.float32:
-        return f"it takes float32, not {planes.dtype}"
-    if planes.shape[2] * planes.shape[3] > 2**24:  # it computes the number of a texel in float32
-        return f"it takes planes of at most 2^24 texels, not {planes.shape[2]} x {planes.shape[3]}"
     settings = _Settings(*numbers)
     sizes = planes.shape[4], int(settings.hidden), _outputs(planes, decoder, settings)
     return None if sizes == (32, 64, 32) else f"it is built for a decoder 32 -> 64 -> 1 + 32, not {sizes}"
 
 
-for _operator, _function, _supports in (
-    (_forward, "forward", lambda planes, decoder, *rest: _published_size(planes, decoder, rest[-1])),
-    (_backward, "backward", lambda grads, saved, pairs, settings, _: _published_size(saved[0], saved[1], settings)),
+def _processor(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
+    if planes.dtype != torch.float32:
+        return f"it takes float32, not {planes.dtype}"
+    if planes.shape[2] * planes.shape[3] > 2**24:  # it computes the number of a texel in float32
+        return f"it takes planes of at most 2^24 texels, not {planes.shape[2]} x {planes.shape[3]}"
+    return _published_size(planes, decoder, numbers)
+
+
+# floats that a ray may take in shared memory: 64 rays then fit beside 24 KiB into the 99 KiB of the smallest GPU
+_LONGEST_ROW = 300
+
+
+def _gpu(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
+    if planes.dtype not in _HALVES or decoder.dtype != torch.float32:
+        return f"it takes planes of float16 or bfloat16 and float32 otherwise, not {planes.dtype} and {decoder.dtype}"
+    if planes.shape[2] != planes.shape[3] or planes.shape[2] > 4096:
+        return f"it takes square planes of at most 4096 x 4096 texels, not {planes.shape[2]} x {planes.shape[3]}"
+    settings = _Settings(*numbers)
+    if settings.coarse + max(settings.coarse, settings.fine) + 5 > _LONGEST_ROW:
+        return f"its shared memory is too small for {settings.coarse:.0f} coarse and {settings.fine:.0f} fine samples"
+    if planes.is_cuda and (capability := torch.cuda.get_device_capability(planes.device)) < (8, 0):
+        return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
+    return _published_size(planes, decoder, numbers)
+
+
+for _operator, _function, _arguments in (
+    (_forward, "forward", lambda planes, decoder, *rest: (planes, decoder, rest[-1])),
+    (_backward, "backward", lambda grads, saved, pairs, settings, _: (saved[0], saved[1], settings)),
 ):
-    _operator.implement("cpu", supports=_supports)
+    _operator.implement("cpu", supports=lambda *given, select=_arguments: _processor(*select(*given)))
     _operator.implement("reference", f"talk3d.reference.volume:{_function}")
+_forward.implement("cuda", supports=lambda planes, decoder, *rest: _gpu(planes, decoder, rest[-1]))

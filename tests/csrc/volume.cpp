@@ -44,12 +44,38 @@ void render(const Sizes& s,
 }  // namespace
 }  // namespace talk3d
 
-extern "C" void render_rays(const talk3d::Sizes* sizes,
-                            const char* texels,
-                            const float* decoder,
-                            const talk3d::Rays* rays,
-                            const talk3d::Image* image) {
-  using namespace talk3d;
+using namespace talk3d;
+
+extern "C" {
+
+// texels [planes, size, size, channels] of one set, to [packed planes, size + 2, size + 2, channels]; returns how many
+// packed planes there are, and writes nothing where `to` is null
+int pack_planes(const int64_t* pairs, int planes, int size, int channels, const float* from, float* to) {
+  const Packing packing(std::vector<int64_t>(pairs, pairs + 2 * planes), size);
+  for (int64_t texel = 0; to && texel < packing.planes * packing.texels(); ++texel) {
+    for (int c = 0; c < channels; ++c) {
+      float sum = 0.0f;
+      packing.gather(texel, [&](int64_t source) { sum += from[source * channels + c]; });
+      to[texel * channels + c] = sum;
+    }
+  }
+  return packing.planes;
+}
+
+// The rays of the camera in the order in which warps take them; -1 where a place stays empty.
+void deal(int64_t rays, int64_t* order) {
+  const Dealing dealing = Dealing::of(rays);
+  for (int64_t place = 0; place < dealing.tiles * kRaysPerBlock; ++place) {
+    const int slot = static_cast<int>(place % kRaysPerBlock);
+    const int64_t ray = dealing.ray(place / kRaysPerBlock, slot / kRaysPerWarp, slot % kRaysPerWarp);
+    order[place] = ray < rays ? ray : -1;
+  }
+}
+
+void render_rays(
+    const Sizes* sizes, const char* texels, const float* decoder, const Rays* rays, const Image* image) {
   sizes->planes == 3 ? render<HalfField<3>>(*sizes, texels, decoder, *rays, *image)
                      : render<HalfField<2>>(*sizes, texels, decoder, *rays, *image);
 }
+
+}  // extern "C"
