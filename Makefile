@@ -12,7 +12,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --no-build-is
 # another installation, beside the editable one
 ASIDE = rm -rf build $@ && $(INSTALL) --no-deps --target $@ . && rm -rf build
 
-.PHONY: demo test lint bench sanitize clean
+.PHONY: demo test lint bench kernels sanitize clean
 
 demo: $(VENV)/talk3d
 	$(BIN)/talk3d demo
@@ -29,6 +29,10 @@ lint: $(VENV)/talk3d $(VENV)/typed
 
 bench: $(VENV)/talk3d
 	$(BIN)/pytest benchmarks --ledger
+
+# what the compiled CUDA kernels execute, for every architecture that this installation was built for
+kernels: $(VENV)/talk3d
+	$(BIN)/python benchmarks/kernels.py
 
 # the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; what Python itself leaks is not of interest
 sanitize: $(VENV)/sanitized

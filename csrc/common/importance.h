@@ -60,19 +60,18 @@ TALK3D_HD float invert_distribution(const float* cumulative, const float* depths
   return found > stop ? stop : found;
 }
 
-// The first or the last `count` of two ascending rows in one order. Of equal numbers those of `left` come first. Infinity
-// stands behind both rows, its negative in front of them.
-template <bool kFirst>
-TALK3D_HD void merge_sorted(const float* left, const float* right, int count, float* out) {
-  constexpr int kStep = kFirst ? 1 : -1;
+// The first `count` of two ascending rows in one order, or from behind the last. Of equal numbers those of `left` come
+// first. Infinity stands behind both rows, its negative in front of them. Threads that begin in front and behind stay
+// together.
+TALK3D_HD void merge_sorted(bool in_front, const float* left, const float* right, int count, float* out) {
+  const int step = in_front ? 1 : -1;
   float next_left = *left, next_right = *right;
   for (int k = 0; k < count; ++k) {
-    // written so that what is not a number takes the same branch throughout
-    const bool takes_left = kFirst ? !(next_right < next_left) : next_left > next_right;
+    const bool takes_left = (next_left > next_right) != in_front;
     *out = takes_left ? next_left : next_right;
-    out += kStep;
-    left += takes_left ? kStep : 0;
-    right += takes_left ? 0 : kStep;
+    out += step;
+    left += takes_left ? step : 0;
+    right += takes_left ? 0 : step;
     const float next = *(takes_left ? left : right);
     if (takes_left) {
       next_left = next;

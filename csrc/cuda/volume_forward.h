@@ -188,11 +188,12 @@ class Renderer {
     const bool first = at_.lane < kRaysPerWarp;  // one thread begins in front, the other behind
     depths[first ? -1 : coarse] = fine_depths[first ? -1 : fine] = first ? -INFINITY : INFINITY;
     sync_warp();
-    if (first) {
-      merge_sorted<true>(depths, fine_depths, count / 2, image_);
-    } else {
-      merge_sorted<false>(depths + coarse - 1, fine_depths + fine - 1, count - count / 2, image_ + count - 1);
-    }
+    const int half = count / 2;
+    merge_sorted(first,
+                 first ? depths : depths + coarse - 1,
+                 first ? fine_depths : fine_depths + fine - 1,
+                 first ? half : count - half,
+                 first ? image_ : image_ + count - 1);
     sync_warp();
     for_each(count, [&](int s) { depths[s] = image_[s]; });
     close(depths, count);

@@ -29,7 +29,7 @@ class EmulatedBlock {
   static EmulatedBlock* current;
 
   EmulatedBlock(int threads, std::function<void(int)> body)
-      : body_(std::move(body)), fibers_(threads), at_warp_(threads / 32), slots_(threads) {}
+      : body_(std::move(body)), fibers_(threads), at_warp_(threads / 32), slots_(2 * threads) {}
 
   void run() {
     current = this;
@@ -61,13 +61,14 @@ class EmulatedBlock {
   void meet_warp() { meet(at_warp_[thread_ / 32], 32); }
   void meet_block() { meet(at_block_, int(fibers_.size())); }
 
-  // What each thread of the warp gives, readable by all until `release`, and by number of the lane.
+  // What each thread of the warp gives, by number of the lane. It may be read until the exchange after the next one:
+  // two rows of slots take turns.
   const char* exchange(const void* value, size_t bytes) {
-    std::memcpy(slots_[thread_].bytes, value, bytes);
+    const int row = fibers_[thread_].exchanges++ % 2 * int(fibers_.size());
+    std::memcpy(slots_[row + thread_].bytes, value, bytes);
     meet_warp();
-    return slots_[thread_ / 32 * 32].bytes;
+    return slots_[row + thread_ / 32 * 32].bytes;
   }
-  void release() { meet_warp(); }
   static constexpr size_t kSlot = 64;
 
  private:
@@ -79,6 +80,7 @@ class EmulatedBlock {
     std::unique_ptr<char[]> stack;
     const int* waits_for = nullptr;
     int meeting = 0;
+    unsigned exchanges = 0;
     bool done = false;
   };
   struct alignas(16) Slot {
@@ -122,7 +124,6 @@ T shuffle(T value, int from) {
   const char* all = block.exchange(&value, sizeof value);
   T found;
   std::memcpy(&found, all + from % 32 * EmulatedBlock::kSlot, sizeof found);
-  block.release();
   return found;
 }
 template <class T>
@@ -134,7 +135,6 @@ inline bool any(bool value) {
   const char* all = block.exchange(&value, sizeof value);
   bool found = false;
   for (int lane = 0; lane < 32; ++lane) found |= all[lane * EmulatedBlock::kSlot] != 0;
-  block.release();
   return found;
 }
 
@@ -196,7 +196,6 @@ inline Floats4 mma(Pair a0, Pair a1, Pair a2, Pair a3, uint32_t b0, uint32_t b1,
       *sums[i][j] = static_cast<float>(sum);
     }
   }
-  block.release();
   return c;
 }
 

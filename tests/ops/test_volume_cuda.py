@@ -19,12 +19,19 @@ from talk3d.testing import head_planes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
 
-from emulator import Emulator  # noqa: E402
+from emulator import Emulator
 
 Forward = Callable[..., tuple[Tensor, ...]]
-SETTINGS = dict(
-    scale=2 / 1.1, hidden=64, coarse=7, fine=5, disparity=0, white_back=0, clamp_depth=1, min_weight=0
-)  # of talk3d.ops.volume._Settings, in their order
+SETTINGS = {
+    "scale": 2 / 1.1,
+    "hidden": 64,
+    "coarse": 7,
+    "fine": 5,
+    "disparity": 0,
+    "white_back": 0,
+    "clamp_depth": 1,
+    "min_weight": 0,
+}  # of talk3d.ops.volume._Settings, in their order
 
 
 @pytest.fixture(scope="session")
