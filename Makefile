@@ -32,7 +32,7 @@ bench: $(VENV)/talk3d
 
 # what the compiled CUDA kernels execute, for every architecture that this installation was built for
 kernels: $(VENV)/talk3d
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/compiled.py
 
 # the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; what Python itself leaks is not of interest
 sanitize: $(VENV)/sanitized

@@ -1,6 +1,6 @@
-// From planes of any convention to those that the CUDA kernels of render_rays read: (x, y), (x, z) and (z, y), the first
-// coordinate along the width, with a border of zeros. A plane that sees its two coordinates the other way round is
-// transposed; of two planes that see the same coordinates one is added to the other.
+// From planes of any convention to those that the CUDA kernels of render_rays read: (x, y), (x, z) and (z, y), the
+// first coordinate along the width, with a border of zeros. A plane that sees its two coordinates the other way round
+// is transposed; of two planes that see the same coordinates one is added to the other.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@ struct Packing {
     int plane = -1;  // none
     bool transposed = false;
   };
-  Source of[3][3];  // up to all planes may see the same
+  Source of[3][3];  // the planes that make a packed one: up to all may see the same
+  Source in[3];     // the packed plane that a plane went into
   int planes = 0;   // packed: 2 or 3
   int given = 0;    // as they come
   int size = 0;
@@ -32,6 +33,7 @@ struct Packing {
         int place = 0;
         while (of[packed][place].plane >= 0) ++place;
         of[packed][place] = {plane, !straight};
+        in[plane] = {packed, !straight};
         if (packed >= planes) planes = packed + 1;
       }
     }
@@ -40,7 +42,8 @@ struct Packing {
 
   TALK3D_HD int64_t texels() const { return int64_t(size + 2) * (size + 2); }  // of a packed plane
 
-  // Calls add(texel of the planes as they come, [P, size, size]) for what belongs to a texel [planes, size + 2, size + 2].
+  // Calls add(texel of the planes as they come, [P, size, size]) for what belongs to a texel [planes, size + 2, size +
+  // 2].
   template <class Add>
   TALK3D_HD void gather(int64_t texel, Add add) const {
     const int packed = static_cast<int>(texel / texels()), within = static_cast<int>(texel % texels());
@@ -50,6 +53,14 @@ struct Packing {
       const int64_t place = of[packed][k].transposed ? int64_t(column) * size + row : int64_t(row) * size + column;
       add(of[packed][k].plane * int64_t(size) * size + place);
     }
+  }
+
+  // The texel, of those that are packed, to which a texel of the planes as they come was added: whose gradient it has.
+  TALK3D_HD int64_t packed_texel(int64_t texel) const {
+    const int64_t within = texel % (int64_t(size) * size);
+    const Source& to = in[texel / (int64_t(size) * size)];
+    const int64_t row = within / size + 1, column = within % size + 1;
+    return to.plane * texels() + (to.transposed ? column * (size + 2) + row : row * (size + 2) + column);
   }
 };
 

@@ -46,6 +46,18 @@ TALK3D_DEVICE Floats4 load_floats(const float* from) {
   return {found.x, found.y, found.z, found.w};
 }
 
+// to[k] += value[k]
+TALK3D_DEVICE void add_atomically(float* to, Floats4 value) {
+#if __CUDA_ARCH__ >= 900  // one instruction
+  atomicAdd(reinterpret_cast<float4*>(to), make_float4(value.x, value.y, value.z, value.w));
+#else
+  atomicAdd(to, value.x);
+  atomicAdd(to + 1, value.y);
+  atomicAdd(to + 2, value.z);
+  atomicAdd(to + 3, value.w);
+#endif
+}
+
 // Approximate functions of the special function unit, denormals as zero.
 TALK3D_DEVICE float exp2_fast(float x) {  // 2 ulp
   float found;

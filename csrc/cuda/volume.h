@@ -12,8 +12,8 @@ constexpr int kThreadsPerBlock = 32 * kWarpsPerBlock;
 constexpr int kRaysPerWarp = 16;  // rows of a tensor core's tile
 constexpr int kRaysPerBlock = kRaysPerWarp * kWarpsPerBlock;
 
-// The planes as a kernel reads them: square, texels of 32 channels, channels-last, with a border of zeros one texel wide.
-// They see (x, y), (x, z) and (z, y), or only the first two; common/packing.h brings them into this order.
+// The planes as a kernel reads them: square, texels of 32 channels, channels-last, with a border of zeros one texel
+// wide. They see (x, y), (x, z) and (z, y), or only the first two; common/packing.h brings them into this order.
 struct Texels {
   const char* data;      // [1 or B, 2 or 3, size + 2, size + 2, 32]
   int64_t batch_stride;  // in bytes; 0 where all cameras share the planes
@@ -21,9 +21,9 @@ struct Texels {
   float scale;           // world to plane coordinates
 
   // Numbers of the inner loop, in the constant memory that holds a kernel's arguments.
-  uint32_t pitch;        // texels in a row
-  float cells;           // a bit less than size + 1, so that the last point of the last cell is still in it
-  uint32_t first[3];     // texel of each plane, see HalfField::project
+  uint32_t pitch;     // texels in a row
+  float cells;        // a bit less than size + 1, so that the last point of the last cell is still in it
+  uint32_t first[3];  // texel of each plane, see HalfField::project
 
   // 2^23: a sum with it, rounded down, is a whole number, which the last bits of its representation hold.
   static constexpr float kWhole = 8388608.0f;
@@ -39,9 +39,9 @@ struct Texels {
 // A block takes 64 rays: 8 x 8 pixels where the rays of a camera fill a square picture, row by row, so that neighbours
 // share texels; otherwise 64 in a row. It is a guess about speed alone: any assignment is right.
 struct Dealing {
-  int64_t rays;     // of one camera
-  int64_t tiles;    // of one camera
-  int side;         // of the picture in pixels, or 0
+  int64_t rays;   // of one camera
+  int64_t tiles;  // of one camera
+  int side;       // of the picture in pixels, or 0
 
   static Dealing of(int64_t rays) {
     int64_t side = 0;
@@ -68,11 +68,11 @@ struct RenderArguments {
 };
 
 // A thread's place. A warp takes two samples of each of its 16 rays at a time: the tile of the nearer ones and that of
-// the farther. Row g or g + 8 of a tile is a ray; the four threads of a quad share two rays, and each looks after one of
-// their four samples: `ray` at the nearer or (`late`) the farther depth.
+// the farther. Row g or g + 8 of a tile is a ray; the four threads of a quad share two rays, and each looks after one
+// of their four samples: `ray` at the nearer or (`late`) the farther depth.
 struct Place {
   int thread, warp, lane, g, t;
-  int ray;      // 0 to 15, of the warp
+  int ray;  // 0 to 15, of the warp
   bool odd, late;
 
   TALK3D_DEVICE explicit Place(int thread_of_block)

@@ -15,8 +15,9 @@ struct RayRows {
   int coarse, fine, stride;
 
   TALK3D_HD explicit RayRows(const March& march) : coarse(march.coarse), fine(march.fine) {
-    const int longer = fine > coarse ? fine : coarse;  // the weights, then the fine depths; at last all depths lie in one row
-    stride = (coarse + longer + 4) | 1;                // odd: rays lie in different banks
+    const int longer =
+        fine > coarse ? fine : coarse;   // the weights, then the fine depths; at last all depths lie in one row
+    stride = (coarse + longer + 4) | 1;  // odd: rays lie in different banks
   }
   TALK3D_HD int floats() const { return kRaysPerWarp * stride; }
   TALK3D_HD int depths(int ray) const { return ray * stride + 1; }
@@ -40,18 +41,14 @@ struct RenderShared {
 
 // What this thread knows of its ray's march, the same in both threads that look after the ray.
 struct Marcher {
-  float through = 1.0f;  // transmittance up to the next interval
-  float last = 0.0f;     // density of the last sample
+  float through = 1.0f;                       // transmittance up to the next interval
+  float last = 0.0f;                          // density of the last sample
   float weight_sum = 0.0f, depth_sum = 0.0f;  // of every other interval; the latter counts both its ends
 
   // The interval that ends at this thread's sample: returns its weight, and the light that reaches it.
   template <class Field>
-  TALK3D_DEVICE float advance(const Field& field,
-                              const Place& at,
-                              const float (&density)[2][2],
-                              float start,
-                              float end,
-                              float& reached) {
+  TALK3D_DEVICE float advance(
+      const Field& field, const Place& at, const float (&density)[2][2], float start, float end, float& reached) {
     const float first = at.odd ? density[0][1] : density[0][0], second = at.odd ? density[1][1] : density[1][0];
     const float clear = field.transparency(at.late ? first : last, at.late ? second : first, end - start);
     last = second;
@@ -189,11 +186,8 @@ class Renderer {
     depths[first ? -1 : coarse] = fine_depths[first ? -1 : fine] = first ? -INFINITY : INFINITY;
     sync_warp();
     const int half = count / 2;
-    merge_sorted(first,
-                 first ? depths : depths + coarse - 1,
-                 first ? fine_depths : fine_depths + fine - 1,
-                 first ? half : count - half,
-                 first ? image_ : image_ + count - 1);
+    merge_sorted(first, first ? depths : depths + coarse - 1, first ? fine_depths : fine_depths + fine - 1,
+                 first ? half : count - half, first ? image_ : image_ + count - 1);
     sync_warp();
     for_each(count, [&](int s) { depths[s] = image_[s]; });
     close(depths, count);
@@ -280,8 +274,7 @@ class Renderer {
       for (int k = 0; k < 8; ++k) nothing += from[k] == from[k] ? 0.0f : from[k];
       float* to = a_.image.features + number * kChannels + 8 * at_.t;
 #pragma unroll
-      for (int c = 0; c < 8; ++c)
-        to[c] = fmaf(Field::pixel(0.5f * sums[row][c], seen) + white, 2.0f, -1.0f) + nothing;
+      for (int c = 0; c < 8; ++c) to[c] = fmaf(Field::pixel(0.5f * sums[row][c], seen) + white, 2.0f, -1.0f) + nothing;
     }
   }
 
@@ -293,7 +286,7 @@ class Renderer {
   const int64_t camera_;
   int64_t number_;  // of ray lane % 16
   bool exists_;
-  float* image_;   // the depths of that ray
+  float* image_;  // the depths of that ray
 };
 
 }  // namespace talk3d

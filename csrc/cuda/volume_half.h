@@ -2,9 +2,10 @@
 // products on tensor cores with sums in float32.
 //
 // The layout does the work. A texel is 64 bytes; the four threads of a quad load 16 each, so that a thread holds
-// channels 8t to 8t + 7 of the rows g and g + 8. These are its share of the first product's left operand, if the columns
-// of that product are numbered accordingly; the accumulators of the first layer, packed, are the left operand of the
-// second. Nothing is moved between threads, but for the taps: each thread finds those of one sample, for all four.
+// channels 8t to 8t + 7 of the rows g and g + 8. These are its share of the first product's left operand, if the
+// columns of that product are numbered accordingly; the accumulators of the first layer, packed, are the left operand
+// of the second. Nothing is moved between threads, but for the taps: each thread finds those of one sample, for all
+// four.
 #pragma once
 
 #include "cuda/volume.h"
@@ -16,11 +17,11 @@ constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 // The decoder as right operands of the tensor cores, in the shared memory of a block. The mean over the planes and the
 // base of the logarithms are folded in: hidden units are softplus / ln 2 of their input, and colours come as x / 2.
 struct HalfDecoder {
-  Quad w0[8][32];        // eight hidden units; for a lane, all its channels
-  Floats4 b0[8][4];      // for t: two biases, twice
-  Quad w1[4][2][32];     // sixteen hidden units to two times eight colours
+  Quad w0[8][32];     // eight hidden units; for a lane, all its channels
+  Floats4 b0[8][4];   // for t: two biases, twice
+  Quad w1[4][2][32];  // sixteen hidden units to two times eight colours
   Floats4 b1[4][4];
-  Quad density[2][4];    // for t: twice sixteen hidden units to the density, the same in every column
+  Quad density[2][4];  // for t: twice sixteen hidden units to the density, the same in every column
   float density_bias;
 
   // Column `column` of the colours' tile j: so that a thread ends with channels 8t to 8t + 7.
@@ -34,8 +35,7 @@ struct HalfDecoder {
       const int lane = at % 32, g = lane / 4, t = lane % 4;
       const float* row = flat + (8 * (at / 32) + g) * kChannels + 8 * t;
       uint32_t words[4];
-      for (int k = 0; k < 4; ++k)
-        words[k] = pack(row[2 * k] * (kLog2E / 3.0f), row[2 * k + 1] * (kLog2E / 3.0f)).bits;
+      for (int k = 0; k < 4; ++k) words[k] = pack(row[2 * k] * (kLog2E / 3.0f), row[2 * k + 1] * (kLog2E / 3.0f)).bits;
       w0[at / 32][lane] = {words[0], words[1], words[2], words[3]};
       const int step = at / 64, j = 2 * (at / 32 % 2);  // of the hidden units; the first of two tiles of colours
       for (int k = 0; k < 4; ++k) {
@@ -111,8 +111,8 @@ class HalfField {
     }
   };
 
-  TALK3D_DEVICE HalfField(const Texels& texels, const Decoder& shared, char* taps, const Place& place, int64_t camera,
-                          const float* ray)
+  TALK3D_DEVICE HalfField(
+      const Texels& texels, const Decoder& shared, char* taps, const Place& place, int64_t camera, const float* ray)
       : texels_(texels),
         decoder_(shared),
         mine_(taps + place.g * kQuadBytes + place.t * kSampleBytes),
@@ -172,11 +172,10 @@ class HalfField {
     }
   }
 
-  // Adds the colours of two tiles to the sums of rows g and g + 8, channels 8t to 8t + 7, each by its share.
-  TALK3D_DEVICE void add_colors(const Hidden& nearer,
-                                const Hidden& farther,
-                                const float (&share)[2][2],
-                                float (&sums)[2][8]) const {
+  // tanh(x / 2) of the colours' inputs x, of two tiles: rows g and g + 8, channels 8t to 8t + 7. Calls
+  // use(tile, row, channel of the eight, value).
+  template <class Use>
+  TALK3D_DEVICE void for_each_color(const Hidden& nearer, const Hidden& farther, Use use) const {
     const Hidden* const hidden[2] = {&nearer, &farther};
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
@@ -200,20 +199,51 @@ class HalfField {
         for (int k = 0; k < 2; ++k) {
           const int channel = 4 * pair + 2 * k;
           const Floats4 x = out[tile][k];
-          sums[0][channel] = fmaf(share[tile][0], tanh_fast(x.x), sums[0][channel]);
-          sums[0][channel + 1] = fmaf(share[tile][0], tanh_fast(x.y), sums[0][channel + 1]);
-          sums[1][channel] = fmaf(share[tile][1], tanh_fast(x.z), sums[1][channel]);
-          sums[1][channel + 1] = fmaf(share[tile][1], tanh_fast(x.w), sums[1][channel + 1]);
+          use(tile, 0, channel, tanh_fast(x.x));
+          use(tile, 0, channel + 1, tanh_fast(x.y));
+          use(tile, 1, channel, tanh_fast(x.z));
+          use(tile, 1, channel + 1, tanh_fast(x.w));
         }
     }
+  }
+
+  // Adds the colours of two tiles to the sums of rows g and g + 8, each by its share.
+  TALK3D_DEVICE void add_colors(const Hidden& nearer,
+                                const Hidden& farther,
+                                const float (&share)[2][2],
+                                float (&sums)[2][8]) const {
+    for_each_color(nearer, farther, [&](int tile, int row, int channel, float color) {
+      sums[row][channel] = fmaf(share[tile][row], color, sums[row][channel]);
+    });
   }
 
   // What the interval between two samples lets through, as common/march.h has it: off by 2^-22, which is less than what
   // the densities have lost.
   TALK3D_DEVICE float transparency(float density, float next_density, float gap) const {
+    float rise;
+    return transparency(density, next_density, gap, rise);
+  }
+  // The same, and the derivative of the opacity with respect to either density.
+  TALK3D_DEVICE float transparency(float density, float next_density, float gap, float& rise) const {
     const float raw = fmaf(density + next_density, 0.5f * kLog2E, offset_);  // in base 2
-    const float thick = fmaxf(raw, 0.0f) + log2_fast(1.0f + exp2_fast(-fabsf(raw)));
-    return exp2_fast(-thick * gap);
+    const float e = exp2_fast(-fabsf(raw)), thick = fmaxf(raw, 0.0f) + log2_fast(1.0f + e);
+    const float clear = exp2_fast(-thick * gap);
+    rise = 0.5f * gap * clear * ((raw < 0.0f ? e : 1.0f) * reciprocal_fast(1.0f + e));
+    return clear;
+  }
+
+  // Where the texels around sample `number` of the quad lie and what they weigh: use(first texel of this thread's
+  // channels, weight). For the gradient.
+  template <class Use>
+  TALK3D_DEVICE void for_each_tap(int number, Use use) const {
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) {
+      const Quad taps = *reinterpret_cast<const Quad*>(quad_ + number * kSampleBytes + 16 * p);
+      use(taps.x, low({taps.z}));
+      use(taps.x + 1, high({taps.z}));
+      use(taps.y, low({taps.w}));
+      use(taps.y + 1, high({taps.w}));
+    }
   }
 
   // The pixel of a sum of shared colours: 1.002 sigmoid(x) - 0.001, where the sum is of tanh(x / 2).

@@ -40,4 +40,24 @@ __global__ void __launch_bounds__(kPackThreads) pack_planes_kernel(const __grid_
   *reinterpret_cast<Eight<__half>*>(to + at * 8) = packed;
 }
 
+__device__ inline void from_float(float x, __half& to) { to = __float2half_rn(x); }
+__device__ inline void from_float(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
+
+// The gradient of the planes as they came, from that of the packed ones.
+template <class T>
+__global__ void __launch_bounds__(kPackThreads)
+    unpack_gradient_kernel(const __grid_constant__ Packing packing,
+                           int64_t sets,
+                           const float* __restrict__ from,  // [S, 2 or 3, H + 2, W + 2, 32]
+                           T* __restrict__ to) {            // [S, P, H, W, 32]
+  const int64_t at = int64_t(blockIdx.x) * kPackThreads + threadIdx.x, texel = at / kGroups;
+  const int64_t texels = packing.given * int64_t(packing.size) * packing.size;
+  if (texel >= sets * texels) return;
+  const int64_t source = texel / texels * packing.planes * packing.texels() + packing.packed_texel(texel % texels);
+  const float* channels = from + (source * kGroups + at % kGroups) * 8;
+  Eight<T> found;
+  for (int c = 0; c < 8; ++c) from_float(channels[c], found.at[c]);
+  *reinterpret_cast<Eight<T>*>(to + at * 8) = found;
+}
+
 }  // namespace talk3d

@@ -303,7 +303,7 @@ def _processor(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | N
 
 
 # floats that a ray may take in shared memory: 64 rays then fit beside 24 KiB into the 99 KiB of the smallest GPU
-_LONGEST_ROW = 300
+_LONGEST_ROW = 284
 
 
 def _gpu(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
@@ -319,6 +319,15 @@ def _gpu(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
     return _published_size(planes, decoder, numbers)
 
 
+def _gpu_backward(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[bool]) -> str | None:
+    if needs[1] or needs[2]:
+        return "it finds the gradient of the planes, not those of the decoder and the rays"
+    settings = _Settings(*numbers)
+    if 2 * (settings.coarse + settings.fine + 1) > _LONGEST_ROW:
+        return f"its shared memory is too small for {settings.coarse + settings.fine:.0f} samples"
+    return _gpu(planes, decoder, numbers)
+
+
 for _operator, _function, _arguments in (
     (_forward, "forward", lambda planes, decoder, *rest: (planes, decoder, rest[-1])),
     (_backward, "backward", lambda grads, saved, pairs, settings, _: (saved[0], saved[1], settings)),
@@ -326,3 +335,7 @@ for _operator, _function, _arguments in (
     _operator.implement("cpu", supports=lambda *given, select=_arguments: _processor(*select(*given)))
     _operator.implement("reference", f"talk3d.reference.volume:{_function}")
 _forward.implement("cuda", supports=lambda planes, decoder, *rest: _gpu(planes, decoder, rest[-1]))
+_backward.implement(
+    "cuda",
+    supports=lambda grads, saved, pairs, settings, needs: _gpu_backward(saved[0], saved[1], settings, needs),
+)

@@ -145,6 +145,13 @@ T* whole(T* pointer) {
 inline Quad load_quad(const Quad* from) { return *from; }
 inline Floats4 load_floats(const float* from) { return {from[0], from[1], from[2], from[3]}; }
 
+inline void add_atomically(float* to, Floats4 value) {
+  to[0] += value.x;
+  to[1] += value.y;
+  to[2] += value.z;
+  to[3] += value.w;
+}
+
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log2_fast(float x) { return std::log2(x); }
 inline float tanh_fast(float x) { return std::tanh(x); }
@@ -183,9 +190,7 @@ inline Floats4 mma(Pair a0, Pair a1, Pair a2, Pair a3, uint32_t b0, uint32_t b1,
     return pair;
   };
   const auto half = [](Pair pair, int k) { return k ? high(pair) : low(pair); };
-  const auto left = [&](int row, int k) {
-    return half(word(row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2), k % 2);
-  };
+  const auto left = [&](int row, int k) { return half(word(row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2), k % 2); };
   const auto right = [&](int k, int column) { return half(word(column * 4 + k % 8 / 2, 4 + k / 8), k % 2); };
   const int row = block.lane() / 4, column = block.lane() % 4 * 2;
   float* sums[2][2] = {{&c.x, &c.y}, {&c.z, &c.w}};

@@ -14,7 +14,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 COMPILER = os.environ.get("CXX", "c++").split()[0]
-FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
 
 class Sizes(Structure):
@@ -33,6 +33,10 @@ class Image(Structure):
     _fields_ = [(name, c_void_p) for name in ("features", "depth", "weight", "depths", "transmittance")]
 
 
+class Cotangents(Structure):
+    _fields_ = [(name, c_void_p) for name in ("features", "depth", "weight", "depths", "transmittance")]
+
+
 class Emulator:
     """The kernels, compiled by the C++ compiler.
 
@@ -47,6 +51,8 @@ class Emulator:
         self._library = ctypes.CDLL(str(library))
         self._library.deal.argtypes = [c_int64, c_void_p]
         self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]
+        given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), c_void_p]
+        self._library.differentiate.argtypes = given
 
     @staticmethod
     def why_not() -> str | None:
@@ -81,18 +87,38 @@ class Emulator:
         settings: list[float],
     ) -> tuple[Tensor, ...]:
         """Do what ``torch.ops.talk3d.render_rays`` does, with its arguments."""
-        texels = self.pack(planes.float(), pairs).half()
-        scale, _, coarse, fine, disparity, white_back, clamp_depth, min_weight = settings
-        batch, count, _ = rays.shape
-        samples = int(coarse + fine)
+        texels, sizes = self._packed(planes, rays, pairs, settings)
+        count, samples = rays.shape[1], sizes.coarse + sizes.fine
         shapes = (32,), (), (), (samples,), (samples - 1,)
-        found = tuple(torch.full((batch, count, *shape), torch.nan) for shape in shapes)
-        sizes = Sizes(batch, count, texels.shape[0], planes.shape[2], texels.shape[1], scale)
-        sizes.coarse, sizes.fine, sizes.disparity = int(coarse), int(fine), int(disparity)
-        sizes.white_back, sizes.clamp_depth, sizes.min_weight = int(white_back), int(clamp_depth), min_weight
+        found = tuple(torch.full((*rays.shape[:2], *shape), torch.nan) for shape in shapes)
         noise = (None if part is None else part.data_ptr() for part in (jitter, u))
         image = Image(*(tensor.data_ptr() for tensor in found))
         self._library.render_rays(
             sizes, texels.data_ptr(), decoder.data_ptr(), Rays(rays.data_ptr(), *noise, count), image
         )
         return found
+
+    def backward(
+        self, grads: list[Tensor], saved: list[Tensor], pairs: list[int], settings: list[float], needs: list[bool]
+    ) -> tuple[Tensor, ...]:
+        """Do what ``torch.ops.talk3d.render_rays_backward`` does, for the gradient of the planes."""
+        assert list(needs) == [True, False, False]
+        planes, decoder, rays, depths, transmittance = saved
+        texels, sizes = self._packed(planes, rays, pairs, settings)
+        gradient, found = torch.zeros(texels.shape), torch.full(planes.shape, torch.nan)
+        given = Cotangents(*(tensor.data_ptr() for tensor in (*grads, depths, transmittance)))
+        pointers = texels.data_ptr(), decoder.data_ptr(), rays.data_ptr()
+        self._library.differentiate(sizes, *pointers, given, gradient.data_ptr())
+        convention = (c_int64 * len(pairs))(*pairs)
+        for one, to in zip(gradient, found, strict=True):
+            shape = planes.shape[1], planes.shape[2], planes.shape[4]
+            self._library.unpack_gradient(convention, *shape, c_void_p(one.data_ptr()), c_void_p(to.data_ptr()))
+        return found, found.new_empty(0), found.new_empty(0)
+
+    def _packed(self, planes: Tensor, rays: Tensor, pairs: list[int], settings: list[float]) -> tuple[Tensor, Sizes]:
+        texels = self.pack(planes.float(), pairs).half()
+        scale, _, coarse, fine, disparity, white_back, clamp_depth, min_weight = settings
+        sizes = Sizes(*rays.shape[:2], texels.shape[0], planes.shape[2], texels.shape[1], scale)
+        sizes.coarse, sizes.fine, sizes.disparity = int(coarse), int(fine), int(disparity)
+        sizes.white_back, sizes.clamp_depth, sizes.min_weight = int(white_back), int(clamp_depth), min_weight
+        return texels, sizes

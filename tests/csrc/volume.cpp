@@ -1,4 +1,8 @@
-// The CUDA kernels of render_rays, run thread by thread on the CPU. Plain C functions, which the tests call with ctypes.
+// The CUDA kernels of render_rays, run thread by thread on the CPU. Plain C functions, which the tests call with
+// ctypes.
+#include <algorithm>
+
+#include "cuda/volume_backward.h"
 #include "cuda/volume_forward.h"
 #include "cuda/volume_half.h"
 
@@ -13,30 +17,60 @@ struct Sizes {
   float min_weight;
 };
 
+March march_of(const Sizes& s) {
+  return {s.coarse, s.fine, s.disparity != 0, s.white_back != 0, s.clamp_depth != 0, s.min_weight};
+}
+
 template <class Field>
-void render(const Sizes& s,
-            const char* texels,
-            const float* decoder,
-            const Rays& rays,
-            const Image& image) {
+Texels texels_of(const Sizes& s, const char* data) {
+  Texels texels{};
+  texels.data = data;
+  texels.size = s.size;
+  texels.scale = s.scale;
+  texels.prepare();
+  texels.batch_stride = s.sets == 1 ? 0 : int64_t(s.planes) * texels.pitch * texels.pitch * Field::kTexelBytes;
+  return texels;
+}
+
+template <class Field>
+void render(const Sizes& s, const char* texels, const float* decoder, const Rays& rays, const Image& image) {
   RenderArguments arguments{};
-  arguments.texels.data = texels;
-  arguments.texels.size = s.size;
-  arguments.texels.scale = s.scale;
-  arguments.texels.prepare();
-  const int64_t set = int64_t(s.planes) * arguments.texels.pitch * arguments.texels.pitch * Field::kTexelBytes;
-  arguments.texels.batch_stride = s.sets == 1 ? 0 : set;
+  arguments.texels = texels_of<Field>(s, texels);
   arguments.decoder = decoder;
   arguments.rays = rays;
-  arguments.march = {s.coarse, s.fine, s.disparity != 0, s.white_back != 0, s.clamp_depth != 0, s.min_weight};
+  arguments.march = march_of(s);
   arguments.dealing = Dealing::of(s.rays);
   arguments.image = image;
   std::vector<Quad> memory(RenderShared<Field>::bytes(arguments.march) / sizeof(Quad) + 1);
   for (int64_t block = 0; block < s.cameras * arguments.dealing.tiles; ++block) {
     std::memset(memory.data(), 0xff, memory.size() * sizeof(Quad));  // not a number
     auto& shared = *reinterpret_cast<RenderShared<Field>*>(memory.data());
+    EmulatedBlock(kThreadsPerBlock, [&](int thread) { Renderer<Field>(arguments, shared, block, thread).run(); }).run();
+  }
+}
+
+template <class Field>
+void differentiate(const Sizes& s,
+                   const char* texels,
+                   const float* decoder,
+                   const float* rays,
+                   const Cotangents& from,
+                   float* gradients) {
+  GradientArguments arguments{};
+  arguments.texels = texels_of<Field>(s, texels);
+  arguments.decoder = decoder;
+  arguments.rays = rays;
+  arguments.march = march_of(s);
+  arguments.dealing = Dealing::of(s.rays);
+  arguments.from = from;
+  arguments.texel_gradients = gradients;
+  arguments.gradient_batch_stride = arguments.texels.batch_stride / Field::kTexelBytes * kChannels;
+  std::vector<Quad> memory(GradientShared<Field>::bytes(s.coarse + s.fine) / sizeof(Quad) + 1);
+  for (int64_t block = 0; block < s.cameras * arguments.dealing.tiles; ++block) {
+    std::memset(memory.data(), 0xff, memory.size() * sizeof(Quad));  // not a number
+    auto& shared = *reinterpret_cast<GradientShared<Field>*>(memory.data());
     EmulatedBlock(kThreadsPerBlock, [&](int thread) {
-      Renderer<Field>(arguments, shared, block, thread).run();
+      Differentiator<Field>(arguments, shared, block, thread).run();
     }).run();
   }
 }
@@ -62,6 +96,13 @@ int pack_planes(const int64_t* pairs, int planes, int size, int channels, const 
   return packing.planes;
 }
 
+// The gradient of one set of packed planes [planes, size + 2, size + 2, channels], to that of the planes as they came
+void unpack_gradient(const int64_t* pairs, int planes, int size, int channels, const float* from, float* to) {
+  const Packing packing(std::vector<int64_t>(pairs, pairs + 2 * planes), size);
+  for (int64_t texel = 0; texel < int64_t(planes) * size * size; ++texel)
+    std::copy_n(from + packing.packed_texel(texel) * channels, channels, to + texel * channels);
+}
+
 // The rays of the camera in the order in which warps take them; -1 where a place stays empty.
 void deal(int64_t rays, int64_t* order) {
   const Dealing dealing = Dealing::of(rays);
@@ -72,10 +113,20 @@ void deal(int64_t rays, int64_t* order) {
   }
 }
 
-void render_rays(
-    const Sizes* sizes, const char* texels, const float* decoder, const Rays* rays, const Image* image) {
+void render_rays(const Sizes* sizes, const char* texels, const float* decoder, const Rays* rays, const Image* image) {
   sizes->planes == 3 ? render<HalfField<3>>(*sizes, texels, decoder, *rays, *image)
                      : render<HalfField<2>>(*sizes, texels, decoder, *rays, *image);
+}
+
+// `gradients`: zeros, laid out as the texels
+void differentiate(const Sizes* sizes,
+                   const char* texels,
+                   const float* decoder,
+                   const float* rays,
+                   const Cotangents* from,
+                   float* gradients) {
+  sizes->planes == 3 ? differentiate<HalfField<3>>(*sizes, texels, decoder, rays, *from, gradients)
+                     : differentiate<HalfField<2>>(*sizes, texels, decoder, rays, *from, gradients);
 }
 
 }  // extern "C"

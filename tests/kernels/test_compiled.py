@@ -9,22 +9,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import kernels
+import compiled
 import sass
 
-LEDGER = {(row["kernel"], row["arch"]): row for row in kernels.ledger()}
+LEDGER = {(row["kernel"], row["arch"]): row for row in compiled.ledger()}
 
 
 @pytest.fixture(scope="module")
 def counted() -> dict[tuple[str, str], dict[str, str]]:
-    library = kernels.installed()
+    library = compiled.installed()
     if library is None:
         pytest.skip("talk3d was built without CUDA kernels")
-    return {(row["kernel"], row["arch"]): row for row in kernels.count(library)}
+    return {(row["kernel"], row["arch"]): row for row in compiled.count(library)}
 
 
 def test_every_kernel_is_in_the_ledger(counted):
-    assert {name for name, _ in counted} == {kernel.name for kernel in kernels.KERNELS} == {name for name, _ in LEDGER}
+    assert {name for name, _ in counted} == {kernel.name for kernel in compiled.KERNELS} == {name for name, _ in LEDGER}
 
 
 def test_spills_and_grows_no_more(counted):
@@ -33,7 +33,7 @@ def test_spills_and_grows_no_more(counted):
         assert int(row["registers"]) <= 200, key
         assert int(row["spilled_bytes"]) <= max(int(kept["spilled_bytes"]), 256), key
         if kept["instructions_per_sample"]:
-            assert row.get("instructions_per_sample"), f"{key} has other loops: see its trips in benchmarks/kernels.py"
+            assert row.get("instructions_per_sample"), f"{key} has other loops: see its trips in benchmarks/compiled.py"
             assert float(row["instructions_per_sample"]) <= 1.1 * float(kept["instructions_per_sample"]), key
         for mine, theirs in zip(row["main_loops"].split(), kept["main_loops"].split(), strict=True):
             assert int(mine) <= 1.1 * int(theirs), key

@@ -1,6 +1,6 @@
 """Counts of the compiled CUDA kernels: registers, spills, loops, executed instructions and MUFU operations per sample.
 
-    python benchmarks/kernels.py [LIBRARY OR CUBIN]      # the library that is installed, by default
+    python benchmarks/compiled.py [LIBRARY OR CUBIN]      # the library that is installed, by default
 
 writes ``results/kernels.csv`` and prints it. No GPU is needed, and nothing here is a time: on a GPU the kernels are
 bound by how fast instructions issue, and this is how many there are.
