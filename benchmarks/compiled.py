@@ -74,23 +74,37 @@ def render_trips(compiled: Compiled) -> list[int] | None:
     return found if len(compiled.loops) == len(found) and matrix == [5, len(found) - 1] else None
 
 
-def render_shared() -> int:
+def render_shared(planes: int) -> int:
     """Dynamic shared memory of a block of ``render_rays``: fragments, taps, waiting tiles, rows of 64 rays."""
     fragments = 4096 + 512 + 4096 + 256 + 128 + 16
-    return fragments + 4 * (8 * 208 + 2048) + 64 * 4 * ((COARSE + max(COARSE, FINE) + 4) | 1)
+    taps = 4 * 8 * (4 * 16 * planes + 16)
+    return fragments + taps + 4 * 2048 + 64 * 4 * ((COARSE + max(COARSE, FINE) + 4) | 1)
 
 
 def _render(planes: int) -> Kernel:
     samples = RAYS_PER_WARP * (COARSE + FINE)
     pattern = f"render_rays_kernelINS_9HalfFieldILi{planes}E"
-    return Kernel(f"render_rays, {planes} planes of 16 bits", pattern, render_shared(), render_trips, samples)
+    return Kernel(f"render_rays, {planes} planes of 16 bits", pattern, render_shared(planes), render_trips, samples)
+
+
+def _render_backward(planes: int) -> Kernel:
+    """How often its second pass runs depends on what is seen: its loops are listed, and not added up."""
+    fragments = 4096 + 512 + 4096 + 256 + 128 + 16 + 4096 + 512 + 4096
+    taps = 4 * 8 * (4 * 16 * planes + 16) + 4 * 4 * RAYS_PER_WARP
+    shared = fragments + taps + 64 * 4 * (2 * (COARSE + FINE + 1) | 1)
+    pattern = f"render_rays_backward_kernelINS_9HalfFieldILi{planes}E"
+    return Kernel(f"render_rays_backward, {planes} planes of 16 bits", pattern, shared)
 
 
 KERNELS = [
     _render(3),
     _render(2),
+    _render_backward(3),
+    _render_backward(2),
     Kernel("pack_planes, float16", "pack_planes_kernelI6__half"),
     Kernel("pack_planes, bfloat16", "pack_planes_kernelI13__nv_bfloat16"),
+    Kernel("unpack_gradient, float16", "unpack_gradient_kernelI6__half"),
+    Kernel("unpack_gradient, bfloat16", "unpack_gradient_kernelI13__nv_bfloat16"),
     Kernel("sample_triplane", "sample_triplane_kernelILi4E"),
     Kernel("sample_triplane_backward", "sample_triplane_backward_kernelILi4E"),
 ]
