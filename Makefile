@@ -12,7 +12,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --no-build-is
 # another installation, beside the editable one
 ASIDE = rm -rf build $@ && $(INSTALL) --no-deps --target $@ . && rm -rf build
 
-.PHONY: demo test lint bench docs sanitize clean
+.PHONY: demo test lint bench kernels docs sanitize clean
 
 demo: $(VENV)/talk3d
 	$(BIN)/talk3d demo
@@ -33,6 +33,10 @@ bench: $(VENV)/talk3d
 docs: $(VENV)/talk3d
 	$(INSTALL) --editable .[docs]
 	$(BIN)/python -W error docs/make_api.py
+
+# what the compiled CUDA kernels execute, for every architecture that this installation was built for
+kernels: $(VENV)/talk3d
+	$(BIN)/python benchmarks/compiled.py
 
 # the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; what Python itself leaks is not of interest
 sanitize: $(VENV)/sanitized

@@ -31,7 +31,7 @@ with suppress(ImportError):  # cpu_obstacle() speaks of it
 ROOT = Path(__file__).parent.resolve()
 # no contraction: positions are rounded as in the published code; a fused multiply-add is written where it is wanted
 CXX_FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
-NVCC_FLAGS = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler=-fvisibility=hidden,-Wall", "-Xptxas=-v"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fvisibility=hidden,-Wall", "-Xptxas=-v"]
 # only what was stable in torch 2.11 may be used: a build with a later torch runs there too
 STABLE_ABI = ("TORCH_TARGET_VERSION", "0x020b000000000000")
 CUDA_ARCHS = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;8.9;9.0;10.0;12.0+PTX")

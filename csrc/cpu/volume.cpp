@@ -60,16 +60,6 @@ Volume volume_of(const Tensor& planes, const Tensor& rays, const std::vector<int
   return {sampling_of(planes, rays, pairs, scale, true), data(planes)};
 }
 
-// settings: see talk3d/ops/volume.py
-March march_of(const std::vector<double>& settings) {
-  return {static_cast<int>(settings[2]),
-          static_cast<int>(settings[3]),
-          settings[4] != 0,
-          settings[5] != 0,
-          settings[6] != 0,
-          static_cast<float>(settings[7])};
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& planes,
                                                                const Tensor& decoder,
                                                                const Tensor& rays,

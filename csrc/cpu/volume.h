@@ -5,11 +5,9 @@
 #include <cstdint>
 
 #include "common/sampling.h"
+#include "common/volume.h"
 
 namespace talk3d {
-
-constexpr int kChannels = 32;  // of a plane, and of the rendered features
-constexpr int kHidden = 64;    // width of the decoder
 
 // The decoder in the layouts that the inner loops read: the long side of each matrix is contiguous.
 struct Decoder {
@@ -22,43 +20,11 @@ struct Decoder {
   alignas(64) float b1[kChannels];
   float density_bias;
 
-  explicit Decoder(const float* flat);  // w0 [64, 32], b0 [64], w1 [33, 64], b1 [33]
+  explicit Decoder(const float* flat);
 };
-// gradient of the flat decoder, one partial sum
-constexpr int kDecoderSize = kHidden * kChannels + kHidden + (1 + kChannels) * kHidden + 1 + kChannels;
 
 struct Volume : Sampling {
   const float* texels;  // [1 or B, P, H, W, 32]
-};
-
-struct March {
-  int coarse, fine;
-  bool disparity, white_back, clamp_depth;
-  float min_weight;
-};
-
-struct Rays {
-  const float* rays;    // [B * R, 8]: origin, direction, near, far
-  const float* jitter;  // [B * R, coarse] or null
-  const float* u;       // [B * R, fine] or null
-  int64_t rays_per_camera;
-};
-
-struct Image {
-  float* features;       // [B * R, 32]
-  float* depth;          // [B * R]
-  float* weight;         // [B * R]
-  float* depths;         // [B * R, coarse + fine]
-  float* transmittance;  // [B * R, coarse + fine - 1]
-};
-
-// What the backward starts from.
-struct Cotangents {
-  const float* features;       // [B * R, 32]
-  const float* depth;          // [B * R]
-  const float* weight;         // [B * R]
-  const float* depths;         // [B * R, N], sorted
-  const float* transmittance;  // [B * R, N - 1]
 };
 
 // Where one task leaves what it finds; a null pointer: not needed.

@@ -24,18 +24,12 @@ F load_some(const float* from, int count) {
   return F::load(row);
 }
 
-// Depths of the coarse samples, one in each stratum. Positions are rounded as in the published code, step by step and
-// without fused multiply-adds: across a surface, the last bit of a depth is felt in the fifth digit of a colour.
+// Depths of the coarse samples, one in each stratum.
 template <class F>
 void coarse_depths(const March& march, const float* ray, const float* jitter, float* t) {
-  const F near(ray[6]), far(ray[7]), one(1.0f), strata(static_cast<float>(march.coarse - 1));
   for (int s = 0; s < march.coarse; s += F::width) {
     const F within = jitter ? load_some<F>(jitter + s, march.coarse - s) : F(0.5f);
-    const F edge = F::ramp(static_cast<float>(s)) / strata;
-    const F fraction = edge + within * (one / strata);
-    const F depth = march.disparity ? one / (one / near * (one - fraction) + one / far * fraction)
-                                    : near + edge * (far - near) + within * ((far - near) / strata);
-    depth.store(t + s);
+    stratum_depth(march, F(ray[6]), F(ray[7]), F::ramp(static_cast<float>(s)), within).store(t + s);
   }
 }
 

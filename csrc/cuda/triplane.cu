@@ -1,6 +1,4 @@
 // Tri-plane sampling: what points see on their planes, and the derivative. See talk3d/ops/triplane.py for the contract.
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -12,6 +10,7 @@
 #include "common/sampling.h"
 #include "common/tensors.h"
 #include "common/triplane.h"
+#include "cuda/launch.h"
 
 namespace talk3d {
 namespace {
@@ -140,12 +139,6 @@ __global__ void __launch_bounds__(kThreads)
 
 bool aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % sizeof(float4) == 0; }
 
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
 // As many threads along x as a point has uses for, a power of two within a warp; the others take other points.
 dim3 block_of(const Sampling& s, int wide) {
   unsigned int x = 1;
@@ -155,11 +148,6 @@ dim3 block_of(const Sampling& s, int wide) {
 
 unsigned int blocks(const Sampling& s, const dim3& block) {
   return static_cast<unsigned int>((s.points + block.y - 1) / block.y);
-}
-
-void check_launch() {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "sample_triplane: ", cudaGetErrorString(error));
 }
 
 Tensor sample_triplane(
@@ -174,7 +162,7 @@ Tensor sample_triplane(
   const auto kernel = by_four ? sample_triplane_kernel<4> : sample_triplane_kernel<1>;
   const dim3 block = block_of(s, by_four ? 4 : 1);
   kernel<<<blocks(s, block), block, 0, current_stream(planes)>>>(s, data(planes), data(points), mutable_data(features));
-  check_launch();
+  check_launch("sample_triplane");
   return features;
 }
 
@@ -199,7 +187,7 @@ std::tuple<Tensor, Tensor> sample_triplane_backward(const Tensor& d_features,
   kernel<<<blocks(s, block), block, 0, current_stream(planes)>>>(s, data(d_features), data(planes), data(points),
                                                                  needs_planes ? mutable_data(d_planes) : nullptr,
                                                                  needs_points ? mutable_data(d_points) : nullptr);
-  check_launch();
+  check_launch("sample_triplane");
   return {d_planes, d_points};
 }
 

@@ -22,6 +22,8 @@ AXES: dict[str, tuple[int, ...]] = {
     "yz": (0, 1, 1, 2, 2, 0),  # EG3D, branch fixed_triplanes
 }
 
+_HALVES = (torch.float16, torch.bfloat16)
+
 # Adding one plane to another, transposed, costs as much as the reads it saves at 8 points a texel (256 x 256 x 32,
 # AVX-512); from twice as many on it is done for planes that were not packed.
 _MERGE_POINTS_PER_TEXEL = 16
@@ -110,9 +112,12 @@ def sample_triplane(
 
 
 def _texels(
-    planes: Tensor | PackedPlanes, axes: Axes | None, points: Tensor, *, merge: bool
+    planes: Tensor | PackedPlanes, axes: Axes | None, points: Tensor, *, merge: bool, halves: bool = False
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """Channels-last texels and coordinate pairs for a call that samples at ``points`` ``[B, M, ...]``."""
+    """Channels-last texels and coordinate pairs for a call that samples at ``points`` ``[B, M, ...]``.
+
+    With ``halves`` the planes of points in float32 may have 16 bits.
+    """
     if isinstance(planes, PackedPlanes):
         if axes not in (None, planes.axes):
             raise ValueError(f"axes is {axes!r}, but the planes were packed as {planes.axes!r}")
@@ -131,6 +136,7 @@ def _texels(
     if texels.shape[0] not in (1, points.shape[0]):
         raise ValueError(f"planes have a batch of {texels.shape[0]}, the points or rays one of {points.shape[0]}")
     mixed = texels.dtype != points.dtype and not torch.is_autocast_enabled(points.device.type)  # which casts both
+    mixed = mixed and not (halves and points.dtype == torch.float32 and texels.dtype in _HALVES)
     if mixed or texels.device != points.device:
         raise ValueError(
             f"planes ({texels.dtype}, {texels.device}) and points or rays ({points.dtype}, {points.device}) "

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talk3d.ops.registry import Operator
-from talk3d.ops.triplane import AXES, Axes, PackedPlanes, _texels
+from talk3d.ops.triplane import _HALVES, AXES, Axes, PackedPlanes, _texels
 from talk3d.profiling import annotate
 
 __all__ = ["Decoder", "RenderOptions", "Rendered", "render_rays"]
@@ -128,7 +128,9 @@ def render_rays(
 
     Args:
         planes: Feature planes ``[B, 3, C, H, W]``, any strides (channels-last is the fast one), or packed planes.
-            A batch of 1 is shared by all cameras without a copy.
+            A batch of 1 is shared by all cameras without a copy. Their type is that of the rays; or, with rays and
+            decoder in float32, float16 or bfloat16: everything else still happens in float32, or is as accurate as the
+            planes are (``"cuda"``, whose tensor cores multiply numbers of 16 bits).
         decoder: ``(w0 [K, C], b0 [K], w1 [1 + D, K], b1 [1 + D])`` with the run-time gains already applied; row 0
             of the second layer is density. The fast implementations want C = 32, K = 64, D = 32.
         origins: Camera position of each ray ``[B, R, 3]``, world units.
@@ -165,7 +167,7 @@ def render_rays(
         options.min_weight,
     )
     with annotate("render"):
-        texels, pairs = _texels(planes, options.axes, origins, merge=False)
+        texels, pairs = _texels(planes, options.axes, origins, merge=False, halves=True)
         features, depth, weight, depths, _ = _forward(
             texels,
             torch.cat([part.flatten() for part in decoder]),
@@ -292,39 +294,64 @@ _forward.differentiate(_save, _differentiate)
 _backward.refuse_derivative("render_rays is differentiable once; for more, use talk3d.reference.volume.forward")
 
 
-def _published_size(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
+def _few_texels(planes: Tensor) -> str | None:
     if planes.shape[2] * planes.shape[3] > 2**24:  # the number of a texel is a float32, that of a channel an int32
         return f"it takes planes of at most 2^24 texels, not {planes.shape[2]} x {planes.shape[3]}"
+    return None
+
+
+def _published_size(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
     settings = _Settings(*numbers)
     sizes = planes.shape[4], int(settings.hidden), _outputs(planes, decoder, settings)
     return None if sizes == (32, 64, 32) else f"it is built for a decoder 32 -> 64 -> 1 + 32, not {sizes}"
 
 
-def _cpu(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
+def _cpu(planes: Tensor, decoder: Tensor, numbers: list[float], _: list[bool] | None = None) -> str | None:
     if planes.dtype != torch.float32:
         return f"it takes float32, not {planes.dtype}"
+    return _few_texels(planes) or _published_size(planes, decoder, numbers)
+
+
+# floats that a ray may take in shared memory: 64 rays then fit beside 24 KiB into the 99 KiB of the smallest GPU
+_LONGEST_ROW = 284
+
+
+def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[bool] | None = None) -> str | None:
+    if planes.dtype not in _HALVES or decoder.dtype != torch.float32:
+        return f"it takes planes of float16 or bfloat16 and float32 otherwise, not {planes.dtype} and {decoder.dtype}"
+    if planes.shape[2] != planes.shape[3] or planes.shape[2] > 4096:
+        return f"it takes square planes of at most 4096 x 4096 texels, not {planes.shape[2]} x {planes.shape[3]}"
+    if needs and any(needs[1:]):
+        return "it finds the gradient of the planes, not those of the decoder and the rays"
+    settings = _Settings(*numbers)
+    coarse, fine = settings.coarse, settings.fine
+    row = 2 * (coarse + fine + 1) if needs else coarse + max(coarse, fine) + 5
+    if row > _LONGEST_ROW:
+        return f"its shared memory is too small for {coarse:.0f} coarse and {fine:.0f} fine samples"
+    if planes.is_cuda and (capability := torch.cuda.get_device_capability(planes.device)) < (8, 0):
+        return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
     return _published_size(planes, decoder, numbers)
 
 
-def _triton(planes: Tensor, decoder: Tensor, numbers: list[float]) -> str | None:
-    if planes.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+def _triton(planes: Tensor, decoder: Tensor, numbers: list[float], _: list[bool] | None = None) -> str | None:
+    if planes.dtype not in (torch.float32, *_HALVES):
         return f"it takes float32, float16 or bfloat16, not {planes.dtype}"
     settings = _Settings(*numbers)
     if settings.coarse + settings.fine > 1024:  # it holds a ray in the registers of 4 warps
         return f"it takes at most 1024 samples a ray, not {int(settings.coarse + settings.fine)}"
-    return _published_size(planes, decoder, numbers)
+    return _few_texels(planes) or _published_size(planes, decoder, numbers)
 
 
-for _impl, _source, _supports in (("cpu", None, _cpu), ("triton", "talk3d.kernels.volume", _triton)):
+for _impl, _module, _supports in (("cpu", None, _cpu), ("cuda", None, _cuda), ("triton", "talk3d.kernels", _triton)):
     _forward.implement(
         _impl,
-        _source and f"{_source}:forward",
-        supports=lambda planes, decoder, *rest, supports=_supports: supports(planes, decoder, rest[-1]),
+        _module and f"{_module}.volume:forward",
+        supports=lambda planes, decoder, *rest, check=_supports: check(planes, decoder, rest[-1]),
     )
     _backward.implement(
         _impl,
-        _source and f"{_source}:backward",
-        supports=lambda grads, saved, pairs, settings, _, supports=_supports: supports(saved[0], saved[1], settings),
+        _module and f"{_module}.volume:backward",
+        supports=lambda grads, saved, pairs, settings, needs, check=_supports: check(*saved[:2], settings, needs),
     )
 _forward.implement("reference", "talk3d.reference.volume:forward")
 _backward.implement("reference", "talk3d.reference.volume:backward")

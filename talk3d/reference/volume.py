@@ -24,7 +24,7 @@ def forward(
     """Render rays; see ``talk3d.ops.render_rays``. Differentiable by autograd, which keeps every intermediate.
 
     Args:
-        planes: Texels ``[1 or B, P, H, W, C]``.
+        planes: Texels ``[1 or B, P, H, W, C]``, of the type of the rays or of 16 bits.
         decoder: ``w0, b0, w1, b1``, flattened into one vector.
         rays: Origin, direction, near and far ``[B, R, 8]``.
         jitter: Position of each coarse sample within its stratum ``[B, R, S]``, or None.
@@ -38,6 +38,7 @@ def forward(
     """
     scale, hidden, coarse, fine, disparity, white_back, clamp_depth, _ = settings
     layers = _layers(decoder, planes.shape[4], int(hidden))
+    planes = planes.to(rays.dtype)
 
     def field(depths: Tensor) -> tuple[Tensor, Tensor]:
         features = triplane.forward(planes, _positions(rays, depths), pairs, scale, True)
@@ -151,14 +152,15 @@ def backward(
     scale, hidden = settings[:2]
     layers = _layers(decoder, planes.shape[4], int(hidden))
     points = _positions(rays, depths)
-    features = triplane.forward(planes, points, pairs, scale, True)  # [B, R * N, C]
+    texels = planes.to(rays.dtype)
+    features = triplane.forward(texels, points, pairs, scale, True)  # [B, R * N, C]
     before = linear(features, *layers[:2])
     activation = softplus(before)
     out = linear(activation, *layers[2:]).unflatten(1, depths.shape[1:])  # [B, R, N, 1 + D]
 
     d_out = _march_backward(grads, out, depths, transmittance, bool(settings[5])).flatten(1, 2)
     d_before = (d_out @ layers[2]) * before.sigmoid()
-    d_planes, d_points = triplane.backward(d_before @ layers[0], planes, points, pairs, scale, True, needs[0], needs[2])
+    d_planes, d_points = triplane.backward(d_before @ layers[0], texels, points, pairs, scale, True, needs[0], needs[2])
     d_decoder, d_rays = decoder.new_empty(0), rays.new_empty(0)
     if needs[1]:
         parts = (
@@ -170,7 +172,7 @@ def backward(
         d_points = d_points.view(*depths.shape, 3)
         d_direction = (d_points * depths[..., None]).sum(2)
         d_rays = torch.cat([d_points.sum(2), d_direction, torch.zeros_like(rays[..., 6:])], dim=2)
-    return d_planes, d_decoder, d_rays
+    return d_planes.to(planes.dtype), d_decoder, d_rays
 
 
 def _march_backward(

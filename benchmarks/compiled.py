@@ -1,0 +1,175 @@
+"""Counts of the compiled CUDA kernels: registers, spills, loops, executed instructions and MUFU operations per sample.
+
+    python benchmarks/compiled.py [LIBRARY OR CUBIN]      # the library that is installed, by default
+
+writes ``results/kernels.csv`` and prints it. No GPU is needed, and nothing here is a time: on a GPU the kernels are
+bound by how fast instructions issue, and this is how many there are.
+
+A kernel's instructions are counted in its loops, all of them, and a loop's body whole, both sides of its branches
+included: an upper bound of what runs once, times how often it runs. ``render_rays`` is counted at 48 + 48 samples a ray
+and ``min_weight`` 0, for each sample of each ray.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import sass
+from sass import Compiled
+
+RESULTS = Path(__file__).parent / "results" / "kernels.csv"
+COARSE = FINE = 48
+RAYS_PER_WARP = 16
+COLUMNS = (
+    *("kernel", "arch", "registers", "spilled_bytes", "shared_bytes"),
+    *("loops", "main_loops", "instructions_per_sample", "mufu_per_sample"),
+)
+
+Trips = Callable[[Compiled], Sequence[int] | None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of the table.
+
+    Attributes:
+        name: What the table calls it.
+        pattern: What its mangled name contains.
+        shared: Bytes of its dynamic shared memory.
+        trips: How often each of its loops runs in a warp, in their order; None where the compiler made other loops.
+        samples: How many samples a warp renders meanwhile.
+    """
+
+    name: str
+    pattern: str
+    shared: int = 0
+    trips: Trips = lambda compiled: None
+    samples: int = 1
+
+
+def render_trips(compiled: Compiled) -> list[int] | None:
+    """Loops of ``csrc/cuda/volume_forward.h``; those that do without quantiles and disparity."""
+    bins, half = COARSE - 3, (COARSE + FINE) // 2
+    steps = (bins + 1).bit_length()
+    found = [
+        *(2, 1, 1),  # the decoder's fragments
+        *(0, COARSE // 2),  # coarse depths, in disparity or not
+        COARSE // 2,  # coarse samples, in pairs
+        steps - 1,  # the first step of a search
+        *(bins // 4, bins % 4),  # the cumulative distribution
+        *(0, 0, 0, 0),  # quantiles that are given are sorted, and used
+        *(FINE // 2, FINE // 2 * steps),  # fine depths; the search in the distribution
+        FINE // 2,  # to the rows
+        *(half // 4, half % 4),  # merged
+        *(0, (COARSE + FINE) // 2),  # coarse depths alone, all depths
+        (COARSE + FINE) // 2,  # all samples, in pairs
+    ]
+    # the two that multiply matrices tell whether these are the loops
+    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
+    return found if len(compiled.loops) == len(found) and matrix == [5, len(found) - 1] else None
+
+
+def render_shared(planes: int) -> int:
+    """Dynamic shared memory of a block of ``render_rays``: fragments, taps, waiting tiles, rows of 64 rays."""
+    fragments = 4096 + 512 + 4096 + 256 + 128 + 16
+    taps = 4 * 8 * (4 * 16 * planes + 16)
+    return fragments + taps + 4 * 2048 + 64 * 4 * ((COARSE + max(COARSE, FINE) + 4) | 1)
+
+
+def _render(planes: int) -> Kernel:
+    samples = RAYS_PER_WARP * (COARSE + FINE)
+    pattern = f"render_rays_kernelINS_9HalfFieldILi{planes}E"
+    return Kernel(f"render_rays, {planes} planes of 16 bits", pattern, render_shared(planes), render_trips, samples)
+
+
+def _render_backward(planes: int) -> Kernel:
+    """How often its second pass runs depends on what is seen: its loops are listed, and not added up."""
+    fragments = 4096 + 512 + 4096 + 256 + 128 + 16 + 4096 + 512 + 4096
+    taps = 4 * 8 * (4 * 16 * planes + 16) + 4 * 4 * RAYS_PER_WARP
+    shared = fragments + taps + 64 * 4 * (2 * (COARSE + FINE + 1) | 1)
+    pattern = f"render_rays_backward_kernelINS_9HalfFieldILi{planes}E"
+    return Kernel(f"render_rays_backward, {planes} planes of 16 bits", pattern, shared)
+
+
+KERNELS = [
+    _render(3),
+    _render(2),
+    _render_backward(3),
+    _render_backward(2),
+    Kernel("pack_planes, float16", "pack_planes_kernelI6__half"),
+    Kernel("pack_planes, bfloat16", "pack_planes_kernelI13__nv_bfloat16"),
+    Kernel("unpack_gradient, float16", "unpack_gradient_kernelI6__half"),
+    Kernel("unpack_gradient, bfloat16", "unpack_gradient_kernelI13__nv_bfloat16"),
+    Kernel("sample_triplane", "sample_triplane_kernelILi4E"),
+    Kernel("sample_triplane_backward", "sample_triplane_backward_kernelILi4E"),
+]
+
+
+def row(kernel: Kernel, compiled: Compiled) -> dict[str, str]:
+    """Count one kernel."""
+    found = {
+        "kernel": kernel.name,
+        "arch": compiled.arch,
+        "registers": str(compiled.registers),
+        "spilled_bytes": str(compiled.spilled),
+        "shared_bytes": str(kernel.shared),
+        "loops": str(len(compiled.loops)),
+        "main_loops": " ".join(str(len(loop.instructions)) for loop in compiled.loops if loop.count("HMMA")),
+    }
+    if trips := kernel.trips(compiled):
+        runs = list(zip(compiled.loops, trips, strict=True))
+        executed = sum(len(loop.instructions) * trips for loop, trips in runs)
+        mufu = sum(loop.count("MUFU") * trips for loop, trips in runs)
+        found["instructions_per_sample"] = f"{executed / kernel.samples:.2f}"
+        found["mufu_per_sample"] = f"{mufu / kernel.samples:.2f}"
+    return found
+
+
+def count(library: Path) -> list[dict[str, str]]:
+    """Count every kernel of the table in a library or a cubin, for each architecture that is there."""
+    compiled = sass.read(library)
+    rows = [row(kernel, each) for kernel in KERNELS for each in compiled if kernel.pattern in each.symbol]
+    return sorted(rows, key=lambda found: (found["kernel"], int(found["arch"].removeprefix("sm_"))))
+
+
+def installed() -> Path | None:
+    """The library with the kernels of this installation."""
+    found = find_spec("talk3d._cuda")
+    return Path(found.origin) if found and found.origin else None
+
+
+def ledger() -> list[dict[str, str]]:
+    """Read what was counted last."""
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main(arguments: list[str]) -> int:
+    """Count, print, and keep."""
+    library = Path(arguments[0]) if arguments else installed()
+    if library is None or not library.is_file():
+        print("there are no CUDA kernels to count: build them, or name a library", file=sys.stderr)
+        return 1
+    rows = count(library)
+    new = {(found["kernel"], found["arch"]) for found in rows}
+    kept = [found for found in ledger() if (found["kernel"], found["arch"]) not in new] if RESULTS.exists() else []
+    beside = RESULTS.with_suffix(".tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            sorted([*kept, *rows], key=lambda found: (found["kernel"], int(found["arch"].removeprefix("sm_"))))
+        )
+    beside.replace(RESULTS)
+    for found in rows:
+        print("  ".join(f"{found.get(column, ''):>{max(len(column), 6)}}" for column in COLUMNS))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

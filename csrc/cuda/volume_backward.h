@@ -1,0 +1,289 @@
+// The derivative of volume rendering with respect to the planes, by one block: 64 rays, 16 a warp. Nothing was kept but
+// the sorted depths and the transmittance. A first pass finds densities and what each sample's colour is worth to the
+// loss; from these follow, ray by ray, the gradients of densities and the shares of colours; a second pass evaluates
+// the samples that have any once more, and takes their gradients through the decoder to the texels.
+#pragma once
+
+#include "common/march.h"
+#include "cuda/volume_half.h"
+
+namespace talk3d {
+
+struct GradientArguments {
+  Texels texels;
+  const float* decoder;  // flat
+  const float* rays;     // [B * R, 8]
+  March march;
+  Dealing dealing;
+  Cotangents from;
+  float* texel_gradients;         // as the texels, of floats
+  int64_t gradient_batch_stride;  // in floats; 0 where all cameras share the planes
+};
+
+// The transposed decoder, as right operands.
+struct HalfDecoderBackward {
+  Quad w1[8][32];         // 32 colours to eight hidden units
+  Floats4 density[8][4];  // for t: the density's weights of two hidden units, twice
+  Quad w0[4][2][32];      // 64 hidden units to eight channels; of the mean over the planes
+
+  TALK3D_DEVICE void fill(const float* flat, int thread) {
+    const float* flat_w1 = flat + kHidden * kChannels + kHidden;  // row 0 is density
+    for (int at = thread; at < 8 * 32; at += kThreadsPerBlock) {
+      const int j = at / 32, lane = at % 32, g = lane / 4, t = lane % 4;
+      uint32_t words[4];
+      for (int k = 0; k < 4; ++k) {  // tile of colours k, its columns 2t and 2t + 1
+        const float* from = flat_w1 + 8 * j + g;
+        words[k] = pack(from[(1 + HalfDecoder::color_of(k, 2 * t)) * kHidden],
+                        from[(1 + HalfDecoder::color_of(k, 2 * t + 1)) * kHidden])
+                       .bits;
+      }
+      w1[j][lane] = {words[0], words[1], words[2], words[3]};
+      const int channel = HalfDecoder::color_of(j / 2, g);
+      for (int k = 0; k < 4; ++k) {
+        const float* from = flat + (32 * (j % 2) + 8 * k + 2 * t) * kChannels + channel;
+        words[k] = pack(from[0] * (1.0f / 3.0f), from[kChannels] * (1.0f / 3.0f)).bits;
+      }
+      w0[j / 2][j % 2][lane] = {words[0], words[1], words[2], words[3]};
+    }
+    for (int at = thread; at < 8 * 4; at += kThreadsPerBlock) {
+      const float* from = flat_w1 + 8 * (at / 4) + 2 * (at % 4);
+      density[at / 4][at % 4] = {from[0], from[1], from[0], from[1]};
+    }
+  }
+};
+
+template <class Field>
+struct GradientShared {
+  alignas(16) typename Field::Decoder decoder;
+  alignas(16) HalfDecoderBackward backward;
+  alignas(16) char taps[kWarpsPerBlock][Field::kTapBytes];
+  float scale[kWarpsPerBlock][kRaysPerWarp];
+  // then for each ray of each warp two rows of its samples, and a place more for an odd one
+
+  TALK3D_HD static int stride(int samples) { return (2 * (samples + 1)) | 1; }  // odd: rays lie in different banks
+  TALK3D_HD float* rows(int warp, int samples) {
+    return reinterpret_cast<float*>(this + 1) + warp * kRaysPerWarp * stride(samples);
+  }
+  static size_t bytes(int samples) {
+    return sizeof(GradientShared) + kWarpsPerBlock * kRaysPerWarp * sizeof(float) * stride(samples);
+  }
+};
+
+template <class Field>
+class Differentiator {
+ public:
+  TALK3D_DEVICE Differentiator(const GradientArguments& arguments,
+                               GradientShared<Field>& shared,
+                               int64_t block,
+                               int thread)
+      : a_(arguments),
+        shared_(shared),
+        at_(thread),
+        count_(arguments.march.coarse + arguments.march.fine),
+        stride_(GradientShared<Field>::stride(count_)),
+        rows_(shared.rows(at_.warp, count_)),
+        camera_(block / arguments.dealing.tiles) {
+    const int64_t ray = arguments.dealing.ray(block % arguments.dealing.tiles, at_.warp, at_.lane % kRaysPerWarp);
+    const int64_t last = arguments.dealing.rays - 1;
+    number_ = camera_ * arguments.dealing.rays + (ray < last ? ray : last);
+    exists_ = ray <= last;
+  }
+
+  TALK3D_DEVICE void run() {
+    shared_.decoder.fill(a_.decoder, at_.thread);
+    shared_.backward.fill(a_.decoder, at_.thread);
+    sync_block();
+    const int64_t own = shuffle(number_, at_.ray);
+    Field field(a_.texels, shared_.decoder, shared_.taps[at_.warp], at_, camera_, a_.rays + 8 * own);
+    depths_ = a_.from.depths + own * count_;
+    for (int row = 0; row < 2; ++row) {
+      const float* from = a_.from.features + shuffle(number_, at_.g + 8 * row) * kChannels + 8 * at_.t;
+      for (int c = 0; c < 8; ++c) d_pixel_[row][c] = from[c];
+    }
+    evaluate_samples(field);
+    if (at_.lane < kRaysPerWarp) differentiate_march(field);
+    sync_warp();
+    differentiate_samples(field);
+  }
+
+ private:
+  TALK3D_DEVICE float* densities(int ray) const { return rows_ + ray * stride_; }            // then their gradients
+  TALK3D_DEVICE float* worths(int ray) const { return rows_ + ray * stride_ + count_ + 1; }  // then shares of colours
+  TALK3D_DEVICE float own_depth(int k) const { return depths_[k + at_.late < count_ ? k + at_.late : count_ - 1]; }
+
+  TALK3D_DEVICE void evaluate_samples(Field& field) {
+    for (int k = 0; k < count_; k += 2) {
+      typename Field::Hidden nearer, farther;
+      float density[2][2], worth[2][2] = {};
+      field.evaluate(own_depth(k), nearer, farther, density);
+      // a colour is 0.501 tanh(x / 2) + 0.5, and features are twice the sum of what is seen
+      field.for_each_color(nearer, farther, [&](int tile, int row, int channel, float color) {
+        worth[tile][row] = fmaf(d_pixel_[row][channel], fmaf(color, 1.002f, 1.0f), worth[tile][row]);
+      });
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+        for (int row = 0; row < 2; ++row)
+          for (int mask = 1; mask < 4; mask *= 2) worth[tile][row] += shuffle_xor(worth[tile][row], mask);
+      const float first = at_.odd ? density[0][1] : density[0][0], second = at_.odd ? density[1][1] : density[1][0];
+      densities(at_.ray)[k + at_.late] = at_.late ? second : first;
+      const float worth_first = at_.odd ? worth[0][1] : worth[0][0], worth_second = at_.odd ? worth[1][1] : worth[1][0];
+      worths(at_.ray)[k + at_.late] = at_.late ? worth_second : worth_first;
+    }
+    sync_warp();
+  }
+
+  // For ray `lane`: gradients of the raw densities in the place of these, and each sample's share of the pixel in the
+  // place of what its colour is worth.
+  TALK3D_DEVICE void differentiate_march(const Field& field) {
+    float *density = densities(at_.lane), *worth = worths(at_.lane);
+    const float *depths = a_.from.depths + number_ * count_, *through = a_.from.transmittance + number_ * (count_ - 1);
+    float weight = 0.0f, depth_sum = 0.0f;
+    for (int s = 0; s < count_ - 1; ++s) {
+      const float w = (1.0f - field.transparency(density[s], density[s + 1], depths[s + 1] - depths[s])) * through[s];
+      weight += w;
+      depth_sum += w * 0.5f * (depths[s] + depths[s + 1]);
+    }
+    // a ray without weight has no interval to go through below
+    const float mean = weight == 0.0f ? 0.0f : depth_sum / weight;
+    const float d_depth = weight == 0.0f ? 0.0f : a_.from.depth[number_] / weight;
+    float white = 0.0f, largest = 0.0f;
+    for (int c = 0; c < kChannels; ++c) {
+      const float d_feature = a_.from.features[number_ * kChannels + c];
+      white += a_.march.white_back ? 2.0f * d_feature : 0.0f;
+      largest = fmaxf(largest, fabsf(d_feature));
+    }
+    const float base = a_.from.weight[number_] - white, least = a_.march.min_weight;
+    float shadow = 0.0f, carried = 0.0f, behind = 0.0f, most = 0.0f;  // behind: weight of the interval behind
+    float next_density = density[count_ - 1], next_worth = worth[count_ - 1];
+    density[count_] = worth[count_] = 0.0f;
+    const auto put = [&](int s, float gradient, float before) {
+      const float share = before <= least && behind <= least ? 0.0f : 0.5f * (before + behind);
+      density[s] = exists_ ? gradient : 0.0f;
+      worth[s] = exists_ ? share : 0.0f;
+      most = fmaxf(most, fmaxf(fabsf(gradient), share * largest));
+    };
+    for (int s = count_ - 2; s >= 0; --s) {
+      const float here = density[s], here_worth = worth[s];
+      float rise;
+      const float clear = field.transparency(here, next_density, depths[s + 1] - depths[s], rise);
+      const float w = (1.0f - clear) * through[s];
+      float gradient = 0.0f;
+      if (!(w <= least)) {  // transparent or out of sight: its gradient is below rounding
+        const float middle = 0.5f * (depths[s] + depths[s + 1]);
+        const float value = 0.5f * (here_worth + next_worth) + base + d_depth * (middle - mean);
+        gradient = (value * through[s] - shadow / (clear + kClear)) * rise;
+        shadow += value * w;
+      }
+      put(s + 1, carried + gradient, w);
+      carried = gradient;
+      behind = w;
+      next_density = here;
+      next_worth = here_worth;
+    }
+    put(0, carried, 0.0f);
+    // a power of two that brings the ray's gradients near 1, where halves have all their digits
+    const bool scalable = most > 0.0f && most < INFINITY;
+    shared_.scale[at_.warp][at_.lane] = scalable ? exp2_fast(-floorf(log2_fast(most))) : 1.0f;
+  }
+
+  TALK3D_DEVICE void differentiate_samples(Field& field) {
+    const int quad = at_.lane & ~3;
+    const float own_scale = shared_.scale[at_.warp][at_.ray];
+    float* const gradients = a_.texel_gradients + camera_ * a_.gradient_batch_stride + 8 * at_.t;
+    for (int k = 0; k < count_; k += 2) {
+      const float d_own = densities(at_.ray)[k + at_.late] * own_scale, own_share = worths(at_.ray)[k + at_.late];
+      if (!any(!(d_own == 0.0f && own_share == 0.0f))) continue;
+      typename Field::Hidden hidden[2];
+      float unused[2][2], share[2][2], d_density[2][2];
+      field.evaluate(own_depth(k), hidden[0], hidden[1], unused);
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          share[tile][row] = shuffle(own_share * own_scale, quad + 2 * tile + row);
+          d_density[tile][row] = shuffle(d_own, quad + 2 * tile + row);
+        }
+      float d_color[2][2][8];  // to the last layer's output
+      field.for_each_color(hidden[0], hidden[1], [&](int tile, int row, int channel, float color) {
+        d_color[tile][row][channel] = share[tile][row] * d_pixel_[row][channel] * (0.501f * fmaf(-color, color, 1.0f));
+      });
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
+        float d_features[2][8];
+        differentiate_decoder(hidden[tile], d_color[tile], d_density[tile], d_features);
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          const float unscale = 1.0f / shared_.scale[at_.warp][at_.g + 8 * row];
+          const float (&d)[8] = d_features[row];
+          if (share[tile][row] == 0.0f && d_density[tile][row] == 0.0f) continue;
+          field.for_each_tap(2 * tile + row, [&](uint32_t texel, float tap) {
+            const float by = tap * unscale;
+            float* to = gradients + int64_t(texel) * kChannels;
+            add_atomically(to, {d[0] * by, d[1] * by, d[2] * by, d[3] * by});
+            add_atomically(to + 4, {d[4] * by, d[5] * by, d[6] * by, d[7] * by});
+          });
+        }
+      }
+      sync_warp();  // the taps are read
+    }
+  }
+
+  // From the last layer's output to the features, channels 8t to 8t + 7 of rows g and g + 8.
+  TALK3D_DEVICE void differentiate_decoder(const typename Field::Hidden& hidden,
+                                           const float (&d_color)[2][8],
+                                           const float (&d_density)[2],
+                                           float (&d_features)[2][8]) const {
+    const HalfDecoderBackward& decoder = shared_.backward;
+    Pair d_out[4][2];  // of a tile of colours: columns 2t and 2t + 1 of rows g and g + 8
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) d_out[k][row] = pack(d_color[row][2 * k], d_color[row][2 * k + 1]);
+    Floats4 sums[4] = {};
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      Pair d_hidden[4];
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const int j = 2 * step + k;
+        const Quad w = decoder.w1[j][at_.lane];
+        const Floats4 v = decoder.density[j][at_.t];
+        Floats4 d = {v.x * d_density[0], v.y * d_density[0], v.z * d_density[1], v.w * d_density[1]};
+        d = mma(d_out[0][0], d_out[0][1], d_out[1][0], d_out[1][1], w.x, w.y, d);
+        d = mma(d_out[2][0], d_out[2][1], d_out[3][0], d_out[3][1], w.z, w.w, d);
+        // the slope of softplus from its value: 1 - 2^-h, with h in base 2
+        const Pair(&h)[4] = hidden.at[step];
+        const auto slope = [](float h) { return 1.0f - exp2_fast(-h); };
+        d_hidden[2 * k] = pack(d.x * slope(low(h[2 * k])), d.y * slope(high(h[2 * k])));
+        d_hidden[2 * k + 1] = pack(d.z * slope(low(h[2 * k + 1])), d.w * slope(high(h[2 * k + 1])));
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const Quad w = decoder.w0[j][step / 2][at_.lane];
+        sums[j] = mma(d_hidden[0], d_hidden[1], d_hidden[2], d_hidden[3], step % 2 ? w.z : w.x, step % 2 ? w.w : w.y,
+                      sums[j]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      d_features[0][2 * j] = sums[j].x;
+      d_features[0][2 * j + 1] = sums[j].y;
+      d_features[1][2 * j] = sums[j].z;
+      d_features[1][2 * j + 1] = sums[j].w;
+    }
+  }
+
+  const GradientArguments& a_;
+  GradientShared<Field>& shared_;
+  const Place at_;
+  const int count_, stride_;
+  float* const rows_;
+  const int64_t camera_;
+  int64_t number_;  // of ray lane % 16
+  bool exists_;
+  const float* depths_;  // those of this thread's ray
+  float d_pixel_[2][8];  // gradient of the features of rows g and g + 8, channels 8t to 8t + 7
+};
+
+}  // namespace talk3d

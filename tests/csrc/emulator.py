@@ -1,0 +1,124 @@
+"""The CUDA kernels of ``render_rays`` without a GPU: ``tests/csrc`` runs their source thread by thread on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+COMPILER = os.environ.get("CXX", "c++").split()[0]
+FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+
+
+class Sizes(Structure):
+    _fields_ = [
+        *(("cameras", c_int64), ("rays", c_int64), ("sets", c_int32), ("size", c_int32), ("planes", c_int32)),
+        *(("scale", c_float), ("coarse", c_int32), ("fine", c_int32), ("disparity", c_int32)),
+        *(("white_back", c_int32), ("clamp_depth", c_int32), ("min_weight", c_float)),
+    ]
+
+
+class Rays(Structure):
+    _fields_ = [("rays", c_void_p), ("jitter", c_void_p), ("u", c_void_p), ("rays_per_camera", c_int64)]
+
+
+class Image(Structure):
+    _fields_ = [(name, c_void_p) for name in ("features", "depth", "weight", "depths", "transmittance")]
+
+
+class Cotangents(Structure):
+    _fields_ = [(name, c_void_p) for name in ("features", "depth", "weight", "depths", "transmittance")]
+
+
+class Emulator:
+    """The kernels, compiled by the C++ compiler.
+
+    Args:
+        folder: Where the library is built.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        library = folder / "emulated.so"
+        paths = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'csrc'}", str(ROOT / "tests" / "csrc" / "volume.cpp")]
+        subprocess.run([COMPILER, *FLAGS, "-shared", "-fPIC", *paths, "-o", str(library)], check=True)
+        self._library = ctypes.CDLL(str(library))
+        self._library.deal.argtypes = [c_int64, c_void_p]
+        self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]
+        given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), c_void_p]
+        self._library.differentiate.argtypes = given
+
+    @staticmethod
+    def why_not() -> str | None:
+        """Say why it cannot be built, or None."""
+        return None if shutil.which(COMPILER) else f"needs a C++ compiler ({COMPILER})"
+
+    def deal(self, rays: int) -> Tensor:
+        """Rays in the order of the threads; -1 where there is none."""
+        order = torch.empty((rays + 63) // 64 * 64, dtype=torch.int64)
+        self._library.deal(rays, order.data_ptr())
+        return order
+
+    def pack(self, texels: Tensor, pairs: list[int]) -> Tensor:
+        """Bring ``[S, P, H, W, C]`` in float32 into the order of the kernels, with a border of zeros."""
+        sets, planes, size, _, channels = texels.shape
+        convention = (c_int64 * len(pairs))(*pairs)
+        count = self._library.pack_planes(convention, planes, size, channels, None, None)
+        packed = torch.full((sets, count, size + 2, size + 2, channels), torch.nan)
+        for one, to in zip(texels.contiguous(), packed, strict=True):
+            pointers = c_void_p(one.data_ptr()), c_void_p(to.data_ptr())
+            self._library.pack_planes(convention, planes, size, channels, *pointers)
+        return packed
+
+    def forward(
+        self,
+        planes: Tensor,
+        decoder: Tensor,
+        rays: Tensor,
+        jitter: Tensor | None,
+        u: Tensor | None,
+        pairs: list[int],
+        settings: list[float],
+    ) -> tuple[Tensor, ...]:
+        """Do what ``torch.ops.talk3d.render_rays`` does, with its arguments."""
+        texels, sizes = self._packed(planes, rays, pairs, settings)
+        count, samples = rays.shape[1], sizes.coarse + sizes.fine
+        shapes = (32,), (), (), (samples,), (samples - 1,)
+        found = tuple(torch.full((*rays.shape[:2], *shape), torch.nan) for shape in shapes)
+        noise = (None if part is None else part.data_ptr() for part in (jitter, u))
+        image = Image(*(tensor.data_ptr() for tensor in found))
+        self._library.render_rays(
+            sizes, texels.data_ptr(), decoder.data_ptr(), Rays(rays.data_ptr(), *noise, count), image
+        )
+        return found
+
+    def backward(
+        self, grads: list[Tensor], saved: list[Tensor], pairs: list[int], settings: list[float], needs: list[bool]
+    ) -> tuple[Tensor, ...]:
+        """Do what ``torch.ops.talk3d.render_rays_backward`` does, for the gradient of the planes."""
+        assert list(needs) == [True, False, False]
+        planes, decoder, rays, depths, transmittance = saved
+        texels, sizes = self._packed(planes, rays, pairs, settings)
+        gradient, found = torch.zeros(texels.shape), torch.full(planes.shape, torch.nan)
+        given = Cotangents(*(tensor.data_ptr() for tensor in (*grads, depths, transmittance)))
+        pointers = texels.data_ptr(), decoder.data_ptr(), rays.data_ptr()
+        self._library.differentiate(sizes, *pointers, given, gradient.data_ptr())
+        convention = (c_int64 * len(pairs))(*pairs)
+        for one, to in zip(gradient, found, strict=True):
+            shape = planes.shape[1], planes.shape[2], planes.shape[4]
+            self._library.unpack_gradient(convention, *shape, c_void_p(one.data_ptr()), c_void_p(to.data_ptr()))
+        return found, found.new_empty(0), found.new_empty(0)
+
+    def _packed(self, planes: Tensor, rays: Tensor, pairs: list[int], settings: list[float]) -> tuple[Tensor, Sizes]:
+        texels = self.pack(planes.float(), pairs).half()
+        scale, _, coarse, fine, disparity, white_back, clamp_depth, min_weight = settings
+        sizes = Sizes(*rays.shape[:2], texels.shape[0], planes.shape[2], texels.shape[1], scale)
+        sizes.coarse, sizes.fine, sizes.disparity = int(coarse), int(fine), int(disparity)
+        sizes.white_back, sizes.clamp_depth, sizes.min_weight = int(white_back), int(clamp_depth), min_weight
+        return texels, sizes

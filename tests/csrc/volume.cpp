@@ -1,0 +1,132 @@
+// The CUDA kernels of render_rays, run thread by thread on the CPU. Plain C functions, which the tests call with
+// ctypes.
+#include <algorithm>
+
+#include "cuda/volume_backward.h"
+#include "cuda/volume_forward.h"
+#include "cuda/volume_half.h"
+
+namespace talk3d {
+namespace {
+
+struct Sizes {
+  int64_t cameras, rays;
+  int32_t sets, size, planes;
+  float scale;
+  int32_t coarse, fine, disparity, white_back, clamp_depth;
+  float min_weight;
+};
+
+March march_of(const Sizes& s) {
+  return {s.coarse, s.fine, s.disparity != 0, s.white_back != 0, s.clamp_depth != 0, s.min_weight};
+}
+
+template <class Field>
+Texels texels_of(const Sizes& s, const char* data) {
+  Texels texels{};
+  texels.data = data;
+  texels.size = s.size;
+  texels.scale = s.scale;
+  texels.prepare();
+  texels.batch_stride = s.sets == 1 ? 0 : int64_t(s.planes) * texels.pitch * texels.pitch * Field::kTexelBytes;
+  return texels;
+}
+
+template <class Field>
+void render(const Sizes& s, const char* texels, const float* decoder, const Rays& rays, const Image& image) {
+  RenderArguments arguments{};
+  arguments.texels = texels_of<Field>(s, texels);
+  arguments.decoder = decoder;
+  arguments.rays = rays;
+  arguments.march = march_of(s);
+  arguments.dealing = Dealing::of(s.rays);
+  arguments.image = image;
+  std::vector<Quad> memory(RenderShared<Field>::bytes(arguments.march) / sizeof(Quad) + 1);
+  for (int64_t block = 0; block < s.cameras * arguments.dealing.tiles; ++block) {
+    std::memset(memory.data(), 0xff, memory.size() * sizeof(Quad));  // not a number
+    auto& shared = *reinterpret_cast<RenderShared<Field>*>(memory.data());
+    EmulatedBlock(kThreadsPerBlock, [&](int thread) { Renderer<Field>(arguments, shared, block, thread).run(); }).run();
+  }
+}
+
+template <class Field>
+void differentiate(const Sizes& s,
+                   const char* texels,
+                   const float* decoder,
+                   const float* rays,
+                   const Cotangents& from,
+                   float* gradients) {
+  GradientArguments arguments{};
+  arguments.texels = texels_of<Field>(s, texels);
+  arguments.decoder = decoder;
+  arguments.rays = rays;
+  arguments.march = march_of(s);
+  arguments.dealing = Dealing::of(s.rays);
+  arguments.from = from;
+  arguments.texel_gradients = gradients;
+  arguments.gradient_batch_stride = arguments.texels.batch_stride / Field::kTexelBytes * kChannels;
+  std::vector<Quad> memory(GradientShared<Field>::bytes(s.coarse + s.fine) / sizeof(Quad) + 1);
+  for (int64_t block = 0; block < s.cameras * arguments.dealing.tiles; ++block) {
+    std::memset(memory.data(), 0xff, memory.size() * sizeof(Quad));  // not a number
+    auto& shared = *reinterpret_cast<GradientShared<Field>*>(memory.data());
+    EmulatedBlock(kThreadsPerBlock, [&](int thread) {
+      Differentiator<Field>(arguments, shared, block, thread).run();
+    }).run();
+  }
+}
+
+}  // namespace
+}  // namespace talk3d
+
+using namespace talk3d;
+
+extern "C" {
+
+// texels [planes, size, size, channels] of one set, to [packed planes, size + 2, size + 2, channels]; returns how many
+// packed planes there are, and writes nothing where `to` is null
+int pack_planes(const int64_t* pairs, int planes, int size, int channels, const float* from, float* to) {
+  const Packing packing(std::vector<int64_t>(pairs, pairs + 2 * planes), size);
+  for (int64_t texel = 0; to && texel < packing.planes * packing.texels(); ++texel) {
+    for (int c = 0; c < channels; ++c) {
+      float sum = 0.0f;
+      packing.gather(texel, [&](int64_t source) { sum += from[source * channels + c]; });
+      to[texel * channels + c] = sum;
+    }
+  }
+  return packing.planes;
+}
+
+// The gradient of one set of packed planes [planes, size + 2, size + 2, channels], to that of the planes as they came
+void unpack_gradient(const int64_t* pairs, int planes, int size, int channels, const float* from, float* to) {
+  const Packing packing(std::vector<int64_t>(pairs, pairs + 2 * planes), size);
+  for (int64_t texel = 0; texel < int64_t(planes) * size * size; ++texel)
+    std::copy_n(from + packing.packed_texel(texel) * channels, channels, to + texel * channels);
+}
+
+// The rays of the camera in the order in which warps take them; -1 where a place stays empty.
+void deal(int64_t rays, int64_t* order) {
+  const Dealing dealing = Dealing::of(rays);
+  for (int64_t place = 0; place < dealing.tiles * kRaysPerBlock; ++place) {
+    const int slot = static_cast<int>(place % kRaysPerBlock);
+    const int64_t ray = dealing.ray(place / kRaysPerBlock, slot / kRaysPerWarp, slot % kRaysPerWarp);
+    order[place] = ray < rays ? ray : -1;
+  }
+}
+
+void render_rays(const Sizes* sizes, const char* texels, const float* decoder, const Rays* rays, const Image* image) {
+  sizes->planes == 3 ? render<HalfField<3>>(*sizes, texels, decoder, *rays, *image)
+                     : render<HalfField<2>>(*sizes, texels, decoder, *rays, *image);
+}
+
+// `gradients`: zeros, laid out as the texels
+void differentiate(const Sizes* sizes,
+                   const char* texels,
+                   const float* decoder,
+                   const float* rays,
+                   const Cotangents* from,
+                   float* gradients) {
+  sizes->planes == 3 ? differentiate<HalfField<3>>(*sizes, texels, decoder, rays, *from, gradients)
+                     : differentiate<HalfField<2>>(*sizes, texels, decoder, rays, *from, gradients);
+}
+
+}  // extern "C"

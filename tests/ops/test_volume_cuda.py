@@ -1,0 +1,265 @@
+"""The CUDA kernels of ``render_rays`` are right: on a GPU, or emulated on the CPU thread by thread."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from talk3d import native
+from talk3d.ops import AXES
+from talk3d.ops.registry import operators
+from talk3d.reference import volume
+from talk3d.testing import head_planes
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
+
+from emulator import Emulator
+
+Forward = Callable[..., tuple[Tensor, ...]]
+SETTINGS = {  # of talk3d.ops.volume._Settings, in their order
+    **{"scale": 2 / 1.1, "hidden": 64, "coarse": 7, "fine": 5, "disparity": 0},
+    **{"white_back": 0, "clamp_depth": 1, "min_weight": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    if reason := Emulator.why_not():
+        pytest.skip(reason)
+    return Emulator(tmp_path_factory.mktemp("emulator"))
+
+
+IMPLS = ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def operator(request: pytest.FixtureRequest, name: str) -> Forward:
+    """The operator with CPU tensors, whatever it runs on."""
+    if request.param == "emulated":
+        return getattr(request.getfixturevalue("emulator"), "backward" if "backward" in name else "forward")
+    if reason := operators()[name].why_not("cuda"):
+        pytest.skip(reason)
+
+    def to_gpu(value: object) -> object:
+        if isinstance(value, list):
+            return [to_gpu(one) for one in value]
+        return value.cuda() if isinstance(value, Tensor) else value
+
+    def on_gpu(*arguments: object) -> tuple[Tensor, ...]:
+        return tuple(found.cpu() for found in getattr(torch.ops.talk3d, name)(*map(to_gpu, arguments), "cuda"))
+
+    return on_gpu
+
+
+@pytest.fixture(params=IMPLS)
+def forward(request: pytest.FixtureRequest) -> Forward:
+    return operator(request, "render_rays")
+
+
+@pytest.fixture(params=IMPLS)
+def backward(request: pytest.FixtureRequest) -> Forward:
+    return operator(request, "render_rays_backward")
+
+
+def make(cameras: int = 1, rays: int = 21, *, sets: int = 1, size: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+    """Texels of 16 bits [S, 3, size, size, 32], the flat decoder, and rays through the box or past it."""
+    planes, decoder = head_planes(sets, size)
+    generator = torch.Generator().manual_seed(2)
+    origins = torch.randn(cameras, rays, 3, generator=generator)
+    origins = 1.3 * origins / origins.norm(dim=2, keepdim=True)
+    aims = torch.randn(cameras, rays, 3, generator=generator) * 0.3
+    directions = torch.nn.functional.normalize(aims - origins, dim=2)
+    limits = torch.tensor([0.7, 1.9]).expand(cameras, rays, 2)
+    texels = planes.permute(0, 1, 3, 4, 2).contiguous().half()
+    flat = torch.cat([part.flatten() for part in decoder])
+    return texels, flat, torch.cat([origins, directions, limits], dim=2)
+
+
+def noise(rays: Tensor, coarse: int, fine: int) -> tuple[Tensor, Tensor | None]:
+    generator = torch.Generator().manual_seed(3)
+    jitter, u = (torch.rand(*rays.shape[:2], count, generator=generator) for count in (coarse, fine))
+    return jitter, u if fine else None
+
+
+def rms(tensor: Tensor) -> float:
+    return tensor.double().square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize(
+    ("cameras", "rays", "sets", "axes", "change"),
+    [
+        (1, 64, 1, "zy", {"coarse": 12, "fine": 12}),  # a square picture
+        (2, 21, 2, "zy", {"white_back": 1}),
+        (1, 1, 1, "zy", {"fine": 0, "coarse": 2}),
+        (3, 5, 3, "original", {"coarse": 4, "fine": 1}),
+        (1, 70, 1, "yz", {"coarse": 9, "fine": 20}),
+        (2, 7, 1, "zy", {"disparity": 1}),
+        (1, 16, 1, "original", {"fine": 0, "coarse": 6, "clamp_depth": 0}),
+    ],
+    ids=str,
+)
+def test_as_accurate_as_sixteen_bits_allow(forward, cameras, rays, sets, axes, change):
+    """Twice the error of plain PyTorch in float16, and a few units of its last place, as everywhere."""
+    settings = list((SETTINGS | change).values())
+    texels, decoder, bundle = make(cameras, rays, sets=sets)
+    noisy = sets == 1 and cameras == 1
+    random = noise(bundle, int(settings[2]), int(settings[3])) if noisy else (None, None)
+    arguments = (texels, decoder, bundle, *random, list(AXES[axes]), [float(number) for number in settings])
+    exact, plain = (
+        volume.forward(*(value.to(dtype) if isinstance(value, Tensor) else value for value in arguments))
+        for dtype in (torch.float64, torch.float16)
+    )
+    for name, mine, theirs, truth in zip(
+        ("features", "depth", "weight", "depths", "transmittance"), forward(*arguments), plain, exact, strict=True
+    ):
+        if name == "depth":  # a quotient by the weight: its product with it has all its digits
+            mine, theirs, truth = mine * exact[2], theirs * exact[2], truth * exact[2]
+            mine, theirs, truth = (t.nan_to_num(0, 0, 0) for t in (mine, theirs, truth))  # no weight: infinite
+        slack = 4 * torch.finfo(torch.float16).eps * truth.abs().max()
+        assert rms(mine - truth) <= 2 * rms(theirs - truth) + slack, name
+        assert torch.isfinite(mine).all(), name
+    assert rms(forward(*arguments)[0] - exact[0]) < 3e-3  # of 2: on the safe side of any rule
+
+
+@pytest.mark.parametrize("size", [1, 1e-6], ids=["large", "small"])
+@pytest.mark.parametrize(
+    ("cameras", "rays", "sets", "axes", "change"),
+    [
+        (1, 64, 1, "zy", {}),
+        (2, 13, 2, "yz", {"white_back": 1, "coarse": 6, "fine": 4}),
+        (1, 20, 1, "original", {"coarse": 2, "fine": 0}),
+    ],
+    ids=str,
+)
+def test_gradient_of_the_planes(backward, cameras, rays, sets, axes, change, size):
+    """As accurate as plain PyTorch in float16, if that could represent a gradient of 1e-6."""
+    settings = [float(number) for number in (SETTINGS | change).values()]
+    texels, decoder, bundle = make(cameras, rays, sets=sets)
+    pairs, needs = list(AXES[axes]), [True, False, False]
+    saved = [texels, decoder, bundle]
+    saved += [found.float().contiguous() for found in volume.forward(*saved, None, None, pairs, settings)[3:]]
+    grads = [torch.randn(cameras, rays, *shape) for shape in ((32,), (), ())]
+    grads[1] *= 0.1  # the mean depth of a ray that hardly meets anything is ill-conditioned
+
+    def reference(dtype: torch.dtype) -> Tensor:
+        mine = [[tensor.to(dtype) for tensor in tensors] for tensors in (grads, saved)]
+        return volume.backward(*mine, pairs, settings, needs)[0]
+
+    exact, plain = reference(torch.float64), reference(torch.float16)
+    found = backward([grad * size for grad in grads], saved, pairs, settings, needs)[0].double() / size
+    slack = 4 * torch.finfo(torch.float16).eps * exact.abs().max()
+    assert rms(found - exact) <= 2 * rms(plain - exact) + slack
+    assert rms(found - exact) <= 0.03 * rms(exact)
+
+
+def test_rays_without_weight_have_no_gradient(backward):
+    texels, decoder, rays = make(rays=9)
+    rays[..., 6:] = 1.3
+    settings = [float(number) for number in SETTINGS.values()]
+    saved = [texels, decoder, rays, torch.full((1, 9, 12), 1.3), torch.ones(1, 9, 11)]
+    grads = [torch.randn(1, 9, 32), torch.randn(1, 9), torch.randn(1, 9)]
+    assert not backward(grads, saved, list(AXES["zy"]), settings, [True, False, False])[0].any()
+
+
+def test_depths_ascend_and_quantiles_come_in_any_order(forward):
+    texels, decoder, rays = make(rays=30)
+    jitter, u = noise(rays, 7, 5)
+    settings = [float(number) for number in SETTINGS.values()]
+    given = forward(texels, decoder, rays, jitter, u, list(AXES["zy"]), settings)
+    ordered = forward(texels, decoder, rays, jitter, u.sort(dim=2).values, list(AXES["zy"]), settings)
+    assert (given[3].diff(dim=2) >= 0).all()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(given, ordered, strict=True))
+
+
+def test_a_ray_depends_on_no_other(forward):
+    texels, decoder, rays = make(rays=64)
+    settings = [float(number) for number in (SETTINGS | {"min_weight": 1e-3}).values()]
+    together = forward(texels, decoder, rays, None, None, list(AXES["zy"]), settings)
+    alone = forward(texels, decoder, rays[:, 37:38].contiguous(), None, None, list(AXES["zy"]), settings)
+    assert all(torch.equal(mine[:, 37:38], theirs) for mine, theirs in zip(together, alone, strict=True))
+
+
+def test_what_is_not_finite_stays_so_and_harms_nobody(forward):
+    texels, decoder, rays = make(rays=20)
+    settings = [float(number) for number in SETTINGS.values()]
+    clean = forward(texels, decoder, rays, None, None, list(AXES["zy"]), settings)
+    rays[0, 3, 0], rays[0, 5, 4], rays[0, 7, 1] = math.nan, 1e30, math.inf
+    found = forward(texels, decoder, rays, None, None, list(AXES["zy"]), settings)
+    others = [ray for ray in range(20) if ray not in (3, 5, 7)]
+    assert torch.equal(found[0][:, others], clean[0][:, others])
+    assert found[0][0, 3].isnan().all()
+    assert found[0][0, [5, 7]].isfinite().all()
+    texels = torch.full_like(texels, math.nan)
+    assert forward(texels, decoder, rays, None, None, list(AXES["zy"]), settings)[0].isnan().all()
+
+
+def test_a_miss_is_exactly_the_background(forward):
+    texels, decoder, rays = make(rays=9)
+    rays[..., 6:] = 1.3  # all samples in one place
+    for white in (0, 1):
+        settings = [float(number) for number in (SETTINGS | {"white_back": white}).values()]
+        features, depth, weight, *_ = forward(texels, decoder, rays, None, None, list(AXES["zy"]), settings)
+        assert torch.equal(features, torch.full_like(features, 1.0 if white else -1.0))
+        assert torch.equal(weight, torch.zeros_like(weight))
+        torch.testing.assert_close(depth, torch.full_like(depth, 1.3))
+
+
+def test_min_weight_keeps_its_bound(forward):
+    texels, decoder, rays = make(rays=48)
+    exact = forward(texels, decoder, rays, None, None, list(AXES["zy"]), [float(n) for n in SETTINGS.values()])
+    for threshold in (1e-4, 1e-2):
+        settings = [float(number) for number in (SETTINGS | {"min_weight": threshold}).values()]
+        found = forward(texels, decoder, rays, None, None, list(AXES["zy"]), settings)
+        assert (found[0] - exact[0]).abs().max() <= 2 * 12 * threshold
+        assert torch.equal(found[2], exact[2])  # weights are those of all samples
+
+
+@pytest.mark.parametrize("rays", [1, 15, 16, 63, 64, 65, 100, 256, 576, 1000])
+def test_every_ray_has_one_place(emulator, rays):
+    order = emulator.deal(rays)
+    assert torch.equal(order[order >= 0].sort().values, torch.arange(rays))
+    if rays == 256:  # 16 x 16 pixels: a block has 8 x 8, a warp 4 x 4
+        block = order[:64]
+        assert set((block // 16).tolist()) == set((block % 16).tolist()) == set(range(8))
+        assert set(order[16:32].tolist()) == {16 * y + x for y in range(4) for x in range(4, 8)}
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_packing_keeps_what_a_point_sees(emulator, axes):
+    texels = make(sets=2)[0].float()
+    packed = emulator.pack(texels, list(AXES[axes]))
+    assert packed.shape[1] == (2 if axes == "original" else 3)
+    assert not packed[:, :, [0, -1]].any()
+    assert not packed[:, :, :, [0, -1]].any()
+    points = torch.rand(2, 50, 3) * 1.2 - 0.6
+    inside = packed[:, :, 1:-1, 1:-1]
+    seen = volume.triplane.forward(inside, points, [0, 1, 0, 2, 2, 1][: 2 * packed.shape[1]], 2 / 1.1, True)
+    torch.testing.assert_close(seen, volume.triplane.forward(texels, points, list(AXES[axes]), 2 / 1.1, True))
+
+
+def test_says_what_it_does_not_take(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda name: None)
+    texels, decoder, rays = (tensor.to("meta") for tensor in make())
+    monkeypatch.setattr("talk3d.ops.registry._device", lambda arguments: "cuda")
+    why_not = operators()["render_rays"].why_not
+
+    def reason(texels: Tensor = texels, decoder: Tensor = decoder, **change: float) -> str | None:
+        settings = [float(number) for number in (SETTINGS | change).values()]
+        return why_not("cuda", texels, decoder, rays, None, None, list(AXES["zy"]), settings)
+
+    assert reason() is None
+    assert reason(coarse=96, fine=96) is None
+    assert "float16 or bfloat16 and float32 otherwise, not torch.float64" in reason(texels.double())
+    assert "square planes of at most 4096 x 4096 texels, not 12 x 11" in reason(texels[:, :, :, 1:])
+    assert "shared memory is too small for 200 coarse and 200 fine" in reason(coarse=200, fine=200)
+    assert "built for a decoder 32 -> 64 -> 1 + 32" in reason(hidden=32)
+    settings = [float(number) for number in SETTINGS.values()]
+    backward = operators()["render_rays_backward"].why_not
+    saved = [texels, decoder, rays, rays, rays]
+    assert backward("cuda", [rays], saved, list(AXES["zy"]), settings, [True, False, False]) is None
+    assert "not those of the decoder" in backward("cuda", [rays], saved, [], settings, [True, True, False])
