@@ -4,7 +4,7 @@
 
 Time: one frame, the whole view, all losses and the backward, on what `talk3d prepare` made. The literal form is the
 same stage with `talk3d.reference` under it, differentiated by autograd: dense roll-out, the way down for each sample,
-every intermediate kept. Both run in turns in one process.
+a super-resolution that modulates its weights, every intermediate kept. Both run in turns in one process.
 
 Bytes: U-Net and renderer alone at the published sizes, 128 x 128 rays, 48 + 48 samples; every storage that autograd
 saves counts once, weights do not. "Recomputed" is with `driver.recompute`; inputs of what is computed again count too.
@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,18 @@ def seconds_of(stage: DriverStage) -> float:
 
 
 @contextmanager
+def unfolded(stage: DriverStage) -> Iterator[None]:
+    """Use the super-resolution as it was trained, if the step has one."""
+    folded, identity = stage._enlarge, stage.context.identity
+    if folded is not None:
+        stage._enlarge = lambda features, part: identity.superresolution(features, identity.w[None])  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        stage._enlarge = folded
+
+
+@contextmanager
 def literal(unet: DeltaUNet) -> Iterator[None]:
     """Call the reference of each operator as it stands, and the whole U-Net for each sample."""
     called, forward = Operator.__call__, unet.forward
@@ -76,7 +88,10 @@ def times(stage: DriverStage, rounds: int) -> tuple[Spread, Spread]:
     seconds: dict[str, list[float]] = {"ours": [], "literal": []}
     seconds_of(stage)
     for side, _ in interleave(list(seconds), rounds):
-        with literal(stage.driver.unet) if side == "literal" else nullcontext():
+        with ExitStack() as stack:
+            if side == "literal":
+                stack.enter_context(unfolded(stage))
+                stack.enter_context(literal(stage.driver.unet))
             seconds[side].append(seconds_of(stage))
     return ratios(seconds["literal"], seconds["ours"]), Spread(tuple(seconds["literal"]))
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from talk3d.ops.attention import Attended, AttentionWeights, token_attention
+from talk3d.ops.convolution import conv3x3_bias_act
+from talk3d.ops.resample import Activation
 from talk3d.ops.rollout import RolloutAxes, rollout_conv
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 Parts = tuple[Tensor, ...]
+
+_SUM = Activation("linear")
 
 
 def split(planes: Float[Tensor, "batch 3 channel size size"]) -> Parts:
@@ -79,7 +83,7 @@ class PlaneConv(nn.Module):
     def forward(self, parts: Parts) -> Parts:
         """Take three pictures ``[B, C, R, R]`` to ``[B, O, R, R]``."""
         layers = zip(parts, self.weight, self.bias, strict=True)
-        return tuple(functional.conv2d(*layer, padding=1) for layer in layers)
+        return tuple(conv3x3_bias_act(*layer, _SUM) for layer in layers)
 
 
 class PlaneLinear(nn.Module):

@@ -52,7 +52,8 @@ def conv3x3_bias_act(
         ValueError: On wrong shapes, types, devices or options.
 
     Note:
-        Differentiable any number of times, to ``x``, ``weight`` and ``bias``. It keeps its result for that.
+        Differentiable any number of times, to ``x``, ``weight`` and ``bias``. It keeps its result for that,
+        unless there is nothing but a sum. Under autocast it runs in bfloat16.
 
         ``"cpu"`` is Winograd's minimal filtering F(4 x 4, 3 x 3) in float32 (Winograd 1980; Lavin and Gray 2016), which
         multiplies a quarter as often, in one pass over the picture; bfloat16 is rounded once, at its end. In float32
@@ -87,18 +88,23 @@ def _fake(x, weight, bias, slope, gain, clamp):  # type: ignore[no-untyped-def]
 _conv3x3_bias_act = Operator(
     "conv3x3_bias_act(Tensor x, Tensor weight, Tensor? bias, float slope, float gain, float? clamp) -> Tensor",
     fake=_fake,
+    autocast=torch.bfloat16,
 )
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
     x, weight, _, *ctx.activation = inputs
-    ctx.save_for_backward(x, weight, output)
+    ctx.save_for_backward(x, weight, None if _is_linear(*ctx.activation) else output)
+
+
+def _is_linear(slope: float, gain: float, clamp: float | None) -> bool:
+    return slope == 1 and gain == 1 and clamp is None
 
 
 def _back(ctx, d_y):  # type: ignore[no-untyped-def]
     x, weight, y = ctx.saved_tensors
     needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-    d_sum = _bias_act_backward(d_y, y, *ctx.activation, impl=ctx.impl)
+    d_sum = d_y if _is_linear(*ctx.activation) else _bias_act_backward(d_y, y, *ctx.activation, impl=ctx.impl)
     d_x = d_weight = None
     if needs_x:  # a convolution too: the other way, with the weights turned round
         turned = weight.transpose(0, 1).flip((2, 3))

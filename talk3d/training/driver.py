@@ -105,7 +105,8 @@ class DriverStage:
         identity.planes.requires_grad_(self.config.identity_rate > 0)
         self.context.cameras.requires_grad_(self.config.camera_rate > 0)
         if self.context.config.superresolution.before:
-            self._enlarge = identity.superresolution.fold(identity.w)
+            folded = identity.superresolution.fold(identity.w)
+            self._enlarge = folded.to(memory_format=torch.channels_last)  # the layout of rendered features
 
     def modules(self) -> dict[str, nn.Module]:
         """The driver, its average, and what else is trained."""
@@ -272,7 +273,7 @@ class DriverStage:
             uniform(generator, device, len(cameras), side * side, count) for count in (options.coarse, options.fine)
         )
         seen = render_rays(planes, scene.decoder.weights(), origins, directions, options, jitter=jitter, u=u)
-        features = seen.features.mT.unflatten(2, (side, side))
+        features = seen.features.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # channels-last, also to torch
         view = View(features, *(part.unflatten(1, (1, side, side)) for part in seen[1:]))
         return view, (origins, directions)
 
