@@ -129,7 +129,7 @@ def superresolution_problem(size: Size, seed: int) -> Problem:
 def superresolution_ours(size: Size, impl: str, *, dtype: torch.dtype = torch.float32) -> Function:
     """Folded into plain convolutions."""
     network, w = _superresolution(size)
-    folded = network.fold(w[0]).to(dtype).to(memory_format=torch.channels_last)
+    folded = network.fold(w[0]).to(dtype)
 
     def function(features: Tensor) -> Tensors:
         with talk3d.use(_fastest(impl)):

@@ -116,7 +116,7 @@ class Demo:
         return run_demo(self.out, main)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluate:
     """Compare an avatar with the frames of a dataset, and write a report: numbers, curves, pictures."""
 
@@ -272,7 +272,7 @@ class Prepare:
         show.show_preparation(self.source, self.out, options, as_json=self.json)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Render:
     """Render an avatar speaking: to a video, or to pictures with a transparent background.
 

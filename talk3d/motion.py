@@ -70,7 +70,7 @@ def imagine(
     *,
     focal: float,
     radius: float = cameras.RADIUS,
-    pivot: Sequence[float] = cameras.FFHQ_PIVOT,
+    pivot: tuple[float, float, float] = cameras.FFHQ_PIVOT,
 ) -> Motion:
     """Make up a quiet motion: slow sway, and blinks every few seconds. A frame depends on its number alone.
 
@@ -83,7 +83,7 @@ def imagine(
     seconds = torch.tensor(list(frames), dtype=torch.float64) / FPS
     yaw, pitch, roll = (_wave(seconds, waves) for waves in (_YAW, _PITCH, _ROLL))
     # crops are upright; the uncropped frame, in which angles and landmarks are measured, sees the head roll
-    level, rolled = (cameras.look_at(yaw, pitch, r, radius=radius, pivot=tuple(pivot)).float() for r in (0.0, roll))
+    level, rolled = (cameras.look_at(yaw, pitch, r, radius=radius, pivot=pivot).float() for r in (0.0, roll))
     vectors = cameras.pack(level, cameras.intrinsics(focal))
     points = torch.cat([_FACE * _SCALE + _SHIFT, torch.ones(3, 1)], dim=1)
     seen = torch.linalg.inv(rolled) @ points.T  # [N, 4, 3]

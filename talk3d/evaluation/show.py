@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -29,7 +29,7 @@ class Command(Protocol):
     no_views: bool
     lpips: Path | None
     inception: Path | None
-    precision: str
+    precision: Literal["float32", "bfloat16", "float16"]
     batch: int
     overwrite: bool
     json: bool
@@ -54,7 +54,7 @@ def show_evaluation(command: Command) -> None:
         views=not command.no_views,
         lpips=command.lpips,
         inception=command.inception,
-        precision=command.precision,  # type: ignore[arg-type]  # the command line knows the choices
+        precision=command.precision,
         batch=command.batch,
     )
     columns = (

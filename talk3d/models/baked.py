@@ -61,8 +61,7 @@ class Baked:
         identity = copy.deepcopy(identity).to(self.device, torch.float32)
         self._rest = pack_planes(identity.planes, self.config.rendering.axes)
         self._decoder = identity.decoder.weights()
-        folded = identity.superresolution.fold(identity.w)
-        self._superresolution = folded.to(dtype).to(memory_format=torch.channels_last)
+        self._superresolution = identity.superresolution.fold(identity.w).to(dtype)
 
         self._conditions = self._unet = self._features = None
         if driver is not None:

@@ -152,7 +152,7 @@ class _FoldedBlock(nn.Module):
         self.activation = Activation(gain=1.0, clamp=block.conv0.clamp)
         for name in ("conv0", "conv1", "to_rgb"):
             weight, bias = getattr(block, name).fold(w)
-            self.register_buffer(f"{name}_weight", weight)
+            self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
             self.register_buffer(f"{name}_bias", bias)
         self.register_buffer("filter", block.filter, persistent=False)
 
@@ -178,8 +178,8 @@ class _FoldedBlock(nn.Module):
 class FoldedSuperResolution(nn.Module):
     """:class:`SuperResolution` for one latent; made by :meth:`SuperResolution.fold`.
 
-    ``.to(torch.bfloat16)`` runs the convolutions in that type, ``.to(memory_format=torch.channels_last)`` in the layout
-    that is fast; the picture keeps the type of the features.
+    Its weights are channels-last, the layout that is fast and that rendered features have. ``.to(torch.bfloat16)`` runs
+    the convolutions in that type; the picture keeps the type of the features.
     """
 
     def __init__(self, shape: _Shape, block0: _FoldedBlock, block1: _FoldedBlock) -> None:

@@ -90,10 +90,11 @@ def _from_file(path: Path, config: SceneConfig) -> CameraPath:
         from scipy.interpolate import PchipInterpolator  # takes a second to import
 
         seconds = np.clip(np.array(frames) / FPS, times[0], times[-1])
-        curves = [
-            PchipInterpolator(times, turn)(seconds) if len(times) > 1 else turn.repeat(len(frames)) for turn in turns
-        ]
-        return _look(*(torch.from_numpy(curve) for curve in curves), config)
+        yaw, pitch, roll = (
+            torch.from_numpy(PchipInterpolator(times, turn)(seconds) if len(times) > 1 else turn.repeat(len(frames)))
+            for turn in turns
+        )
+        return _look(yaw, pitch, roll, config)
 
     return keyed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,7 +26,7 @@ class Options(Protocol):
     background: str
     paste_back: Path | None
     resolution: int | None
-    precision: str
+    precision: Literal["float32", "bfloat16", "float16"]
     batch: int
     shard: str
     overwrite: bool
@@ -47,7 +47,7 @@ def show_render(options: Options) -> None:
         background=options.background,
         paste_back=None if options.paste_back is None else str(options.paste_back),
         resolution=options.resolution,
-        precision=options.precision,  # type: ignore[arg-type]  # the command line knows the choices
+        precision=options.precision,
         batch=options.batch,
     )
     columns = (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from talk3d.profiling import annotate
 if TYPE_CHECKING:
     import av
     from av.container import OutputContainer
+    from av.packet import Packet
 
 __all__ = ["SegmentWriter", "join"]
 
@@ -24,6 +25,7 @@ _RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # of AAC; a sound keeps its
 _THREADS = 2  # x264's output depends on how many there are, so that a number that varies would vary the bytes
 
 # CRF 16 is where x264 is hard to tell from the original; one closed group of pictures for each segment
+_PRORES = {"profile": "4444"}
 _X264 = {"crf": "16", "preset": "medium", "x264-params": "open-gop=0:scenecut=0:keyint=infinite"}
 
 
@@ -46,7 +48,7 @@ class SegmentWriter:
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuva444p10le" if alpha else "yuv420p"
         stream.codec_context.thread_count = _THREADS
-        stream.options = {"profile": "4444"} if alpha else _X264
+        stream.options = dict(_PRORES if alpha else _X264)
         self._stream, self._count, self._format = stream, 0, "rgba" if alpha else "rgb24"
 
     def write(self, picture: NDArray[np.uint8]) -> None:
@@ -92,8 +94,8 @@ def join(segments: list[Path], audio: Path, frames: int, out: Path) -> None:
             sound = _sound_packets(container, audio, Fraction(frames, FPS))
             due = next(sound, None)
             for packet in _video_packets(segments, video):
-                now = packet.dts * packet.time_base
-                while due is not None and due.dts * due.time_base <= now:
+                now = _time(packet)
+                while due is not None and _time(due) <= now:
                     container.mux(due)
                     due = next(sound, None)
                 container.mux(packet)
@@ -105,24 +107,30 @@ def join(segments: list[Path], audio: Path, frames: int, out: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _video_packets(segments: list[Path], stream: av.VideoStream) -> Iterator[av.Packet]:
+def _time(packet: Packet[Any]) -> Fraction:
+    assert packet.dts is not None  # an encoder's packets have both
+    assert packet.time_base is not None
+    return packet.dts * packet.time_base
+
+
+def _video_packets(segments: list[Path], stream: av.VideoStream) -> Iterator[Packet[Any]]:
     import av
 
     shown = 0
     for segment in segments:
         with av.open(str(segment)) as container:
             source = container.streams.video[0]
-            base = source.time_base
-            shift = round(Fraction(shown, FPS) / base)
+            assert source.time_base is not None  # a file's streams have one
+            shift = round(Fraction(shown, FPS) / source.time_base)
             for packet in container.demux(source):
-                if packet.dts is not None:
+                if packet.dts is not None and packet.pts is not None:
                     packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
                     packet.stream = stream
                     yield packet
             shown += source.frames
 
 
-def _sound_packets(container: OutputContainer, audio: Path, seconds: Fraction) -> Iterator[av.Packet]:
+def _sound_packets(container: OutputContainer, audio: Path, seconds: Fraction) -> Iterator[Packet[Any]]:
     """Encode the first sound of a file as AAC, from time 0 on and just so long."""
     import av
 
@@ -172,9 +180,9 @@ def _samples(
                     if skip < 0:
                         yield np.zeros((channels, -skip), np.float32)
                 for part in resampler.resample(frame):
-                    yield part.to_ndarray()
+                    yield part.to_ndarray().astype(np.float32, copy=False)
             for part in resampler.resample(None):
-                yield part.to_ndarray()
+                yield part.to_ndarray().astype(np.float32, copy=False)
         except av.error.FFmpegError:
             return  # a file that breaks off; what is missing is silence, as in its features
 

@@ -105,8 +105,7 @@ class DriverStage:
         identity.planes.requires_grad_(self.config.identity_rate > 0)
         self.context.cameras.requires_grad_(self.config.camera_rate > 0)
         if self.context.config.superresolution.before:
-            folded = identity.superresolution.fold(identity.w)
-            self._enlarge = folded.to(memory_format=torch.channels_last)  # the layout of rendered features
+            self._enlarge = identity.superresolution.fold(identity.w)
 
     def modules(self) -> dict[str, nn.Module]:
         """The driver, its average, and what else is trained."""
