@@ -25,6 +25,7 @@ NEAR, FAR = 2.25, 3.3
 HIDDEN, COLORS = 64, 32
 CLAMP = 256.0  # of activations
 WIDTH = 256  # channels of the super-resolution's first block, whose pictures have twice the side of the rendered ones
+TRAINED_WIDTH = 64  # and of the U-Net's first level, whose pictures are planes
 
 
 def sample_problem(size: Size, seed: int) -> Problem:
@@ -97,13 +98,13 @@ def render_peer(size: Size) -> Function:
     return function
 
 
-def convolution_problem(size: Size, seed: int) -> Problem:
+def convolution_problem(size: Size, seed: int, *, width: int = WIDTH) -> Problem:
     """Activations of the super-resolution's first block, weights that keep their deviation, and a bias."""
     generator = torch.Generator().manual_seed(seed)
-    side = 2 * size.rays
-    x = torch.randn(1, side, side, WIDTH, generator=generator)
-    weight = torch.randn(WIDTH, WIDTH, 3, 3, generator=generator) / (9 * WIDTH) ** 0.5
-    return _problem((x, weight, torch.randn(WIDTH, generator=generator)), [(1, WIDTH, side, side)], seed)
+    side = 2 * size.rays  # which is that of the planes too
+    x = torch.randn(1, side, side, width, generator=generator)
+    weight = torch.randn(width, width, 3, 3, generator=generator) / (9 * width) ** 0.5
+    return _problem((x, weight, torch.randn(width, generator=generator)), [(1, width, side, side)], seed)
 
 
 def convolution_ours(size: Size, impl: str) -> Function:
@@ -137,9 +138,9 @@ def render_flop(size: Size) -> float:
     return size.samples * (CHANNELS * (3 * 4 * 2 + 3) + 2 * (CHANNELS * HIDDEN + HIDDEN * (1 + COLORS)))
 
 
-def convolution_flop(size: Size) -> float:
-    """The nine products of every pair of channels; we need four."""
-    return 2 * 9 * WIDTH**2 * (2 * size.rays) ** 2
+def convolution_flop(size: Size, *, width: int = WIDTH) -> float:
+    """The nine products of every pair of channels; we need 2.25."""
+    return 2 * 9 * width**2 * (2 * size.rays) ** 2
 
 
 def _points_bytes(size: Size) -> float:
@@ -231,5 +232,15 @@ CASES = {
         traffic=lambda size: 4 * (9 * WIDTH**2 + 2 * WIDTH * (2 * size.rays) ** 2),
         tolerance=1e-5,
         rounds=9,
+    ),
+    "conv3x3_bias_act_backward": Case(
+        problem=partial(convolution_problem, width=TRAINED_WIDTH),
+        ours=convolution_ours,
+        peer=convolution_peer,
+        timed=backward,
+        flop=lambda size: 2 * convolution_flop(size, width=TRAINED_WIDTH),
+        traffic=lambda size: 4 * (2 * 9 * TRAINED_WIDTH**2 + 4 * TRAINED_WIDTH * (2 * size.rays) ** 2),
+        tolerance=1e-2,  # the slope jumps where a sum rounds to the other side of zero
+        rounds=15,
     ),
 }

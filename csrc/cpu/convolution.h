@@ -22,6 +22,16 @@ struct Convolution {
   TALK3D_HD int64_t tiles() const { return pictures * tiles_down() * tiles_across(); }
 };
 
+// Tiles whose transforms are kept until they are multiplied, for the gradient of the weights. Both are
+// [kPoints, channels / kChunk, capacity, kChunk], and a cache line lies between points: were they powers of two apart,
+// all points of a tile would fall into the same few lines of the first cache.
+struct TileBlock {
+  int64_t first, count, capacity;
+
+  TALK3D_HD int64_t next_chunk() const { return capacity * kChunk; }
+  TALK3D_HD int64_t next_point(int64_t channels) const { return channels * capacity + kChunk; }
+};
+
 template <class T>
 struct ConvolutionKernels {
   int outputs;  // channels that are worked out together; divides `out`
@@ -39,6 +49,27 @@ struct ConvolutionKernels {
                    T* y,
                    int64_t begin,
                    int64_t end);
+  // Transforms of tiles [begin, end) of a block: what they see of x, and the gradient d_y of their sums.
+  void (*transform_tiles)(const Convolution&,
+                          const TileBlock&,
+                          const T* x,
+                          const T* d_y,
+                          float* inputs,
+                          float* gradients,
+                          int64_t begin,
+                          int64_t end);
+  // Of sums [kPoints, out / outputs] of [in, outputs] products, a part [begin, end): begun with the first block, and
+  // added to with others.
+  void (*add_products)(const Convolution&,
+                       const TileBlock&,
+                       const float* inputs,
+                       const float* gradients,
+                       float* sums,
+                       int64_t begin,
+                       int64_t end);
+  // From them the gradient [out, in, 3, 3] of the weights, for input channels [begin, end).
+  void (*finish_weights)(
+      const Convolution&, const T* x, const T* d_y, const float* sums, T* d_weight, int64_t begin, int64_t end);
 };
 
 struct ConvolutionKernelSet {

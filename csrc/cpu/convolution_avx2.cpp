@@ -10,7 +10,7 @@
 #include "cpu/target_avx2.h"
 
 // apart, or they would be sorted
-#include "cpu/convolution_kernels.h"
+#include "cpu/convolution_weights.h"
 
 namespace talk3d {
 const ConvolutionKernelSet kConvolutionAvx2 = {convolution_kernels<Lanes8, float>(),

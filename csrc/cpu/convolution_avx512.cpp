@@ -10,7 +10,7 @@
 #include "cpu/target_avx512.h"
 
 // apart, or they would be sorted
-#include "cpu/convolution_kernels.h"
+#include "cpu/convolution_weights.h"
 
 namespace talk3d {
 const ConvolutionKernelSet kConvolutionAvx512 = {convolution_kernels<Lanes16, float>(),

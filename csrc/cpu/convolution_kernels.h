@@ -70,10 +70,15 @@ struct Tile {
   TALK3D_HD int columns(const Convolution& c) const { return c.width - left < kTile ? int(c.width - left) : kTile; }
 };
 
-// inputs [kPoints, in / kChunk, rows, kChunk] of one row = the tile's pixels, transformed; `next_point` apart
+// inputs [kPoints, in / kChunk, kChunk] = the tile's pixels, transformed; `next_point` and `next_chunk` apart
 template <class F, class T>
-void transform_tile(
-    const Convolution& c, const Tile& tile, const T* x, const T* zeros, float* inputs, int64_t next_point) {
+void transform_tile(const Convolution& c,
+                    const Tile& tile,
+                    const T* x,
+                    const T* zeros,
+                    float* inputs,
+                    int64_t next_point,
+                    int64_t next_chunk) {
   const T* pixels[kPoints];
   for (int k = 0; k < kPoints; ++k) {
     const int64_t row = tile.top - 1 + k / kPatch, column = tile.left - 1 + k % kPatch;
@@ -84,7 +89,7 @@ void transform_tile(
     F seen[kPoints], half[kPoints], found[kPatch];
     for (int k = 0; k < kPoints; ++k) seen[k] = F::load(pixels[k] + at);
     for (int k = 0; k < kPatch; ++k) transform_pixels(seen + k, kPatch, half + kPatch * k);  // each column
-    float* to = inputs + at / kChunk * Product<F>::rows * kChunk + at % kChunk;
+    float* to = inputs + at / kChunk * next_chunk + at % kChunk;
     for (int k = 0; k < kPatch; ++k) {
       // `half` holds columns of six: this is a row of the patch, down which the first transform went
       transform_pixels(half + k, kPatch, found);
@@ -194,8 +199,10 @@ void convolve(const Convolution& c,
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * kTiles<F>, left = c.tiles() - first;
     const int count = left < kTiles<F> ? int(left) : kTiles<F>;
-    for (int t = 0; t < count; ++t)
-      transform_tile<F>(c, Tile(c, first + t), x, zeros, inputs + t / kRows * panel + t % kRows * kChunk, next_input);
+    for (int t = 0; t < count; ++t) {
+      float* to = inputs + t / kRows * panel + t % kRows * kChunk;
+      transform_tile<F>(c, Tile(c, first + t), x, zeros, to, next_input, kRows * kChunk);
+    }
     for (int64_t out = 0; out < c.out; out += kOutputs<F>) {
       for (int k = 0; k < kPoints; ++k) {
         const float* weights = transformed + (out * kPoints + k * kOutputs<F>)*c.in;
@@ -212,11 +219,6 @@ void convolve(const Convolution& c,
       }
     }
   }
-}
-
-template <class F, class T>
-constexpr ConvolutionKernels<T> convolution_kernels() {
-  return {kOutputs<F>, kTiles<F>, &transform_panels<F>, &convolve<F, T>};
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <new>
 
-#include "cpu/convolution_kernels.h"
+#include "cpu/convolution_weights.h"
 
 namespace talk3d {
 const ConvolutionKernelSet kConvolutionPortable = {convolution_kernels<Lane, float>(),

@@ -19,3 +19,12 @@ def conv3x3_bias_act(
     # the fastest there is: on a GPU nothing but a kernel of its own reads and writes the picture once
     activated: Tensor = torch.ops.talk3d.bias_act(y, None, slope, gain, clamp, "auto")
     return activated
+
+
+def weight_backward(d_sum: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the weights ``[C', C, 3, 3]`` from that of the sums ``[B, C', H, W]``."""
+    like = x.new_empty(d_sum.shape[1], x.shape[1], 3, 3)
+    options = None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1  # bias; stride, padding, dilation: 1
+    _, found, _ = torch.ops.aten.convolution_backward(d_sum, x, like, *options, [False, True, False])
+    d_weight: Tensor = found.contiguous()
+    return d_weight

@@ -50,9 +50,7 @@ def backward(
     def conv_backward(d_target: Tensor, source: Tensor, receiver: int, sender: int) -> Tensor | None:
         kernels = weight[receiver].chunk(3, dim=1)[sender]
         if needs[1]:
-            options = None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1  # bias; stride, padding, dilation: 1
-            wanted = [False, True, False]
-            _, found, _ = torch.ops.aten.convolution_backward(d_target, source, kernels, *options, wanted)
+            found = torch.ops.talk3d.conv3x3_weight_backward(d_target, source, "auto")
             d_weight[receiver].chunk(3, dim=1)[sender].copy_(found)
         return _convolve(d_target, kernels.transpose(0, 1).flip((2, 3)), None) if needs[0] else None
 

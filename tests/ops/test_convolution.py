@@ -10,6 +10,7 @@ from torch.library import opcheck
 from torch.nn.functional import conv2d
 
 from talk3d.ops import Activation, conv3x3_bias_act
+from talk3d.ops.convolution import _weight_backward
 from talk3d.ops.registry import operators
 from talk3d.testing import assert_rule, outputs_and_gradients
 
@@ -164,11 +165,12 @@ def test_bits_do_not_depend_on_threads():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(conv3x3_bias_act(x, weight, bias, Activation()))
+            found.append((conv3x3_bias_act(x, weight, bias, Activation()), _weight_backward(x, x)))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    for first, second, third in zip(*found, strict=True):
+        assert torch.equal(first, second)
+        assert torch.equal(first, third)
 
 
 @takes_float64
@@ -183,6 +185,82 @@ def test_derivatives(impl):
     assert gradcheck(lambda bias: run(x.detach(), weight.detach(), bias), (bias,))
     # the second derivative is 0 to what the activation sees, but not to what reaches it from behind
     assert gradgradcheck(lambda *t: run(*t) ** 2, (x, weight, bias), fast_mode=True)
+
+
+class TestWeightGradient:
+    def test_by_hand(self, impl):
+        # only channel 3 comes in, and only channel 5 has a gradient: what the taps see for the pixels at (0, 0), (9, 7)
+        x, d_sum = torch.zeros(1, 32, 32, 32), torch.zeros(1, 32, 32, 32)
+        x[0, 3, 0, 0], x[0, 3, 8, 8], x[0, 3, 20, 20] = 2.0, -8.0, 100.0
+        d_sum[0, 5, 0, 0], d_sum[0, 5, 9, 7] = 3.0, 0.5
+        expected = torch.zeros(32, 32, 3, 3)
+        expected[5, 3, 1, 1], expected[5, 3, 0, 2] = 6.0, -4.0
+        torch.testing.assert_close(_weight_backward(d_sum, x, impl=impl), expected, rtol=0, atol=2e-5)
+
+    @pytest.mark.parametrize(("shape", "out"), [((2, 32, 96, 96), 64), ((1, 32, 256, 256), 32)])
+    @compiled
+    def test_it_is_no_less_accurate_than_torch(self, impl, shape, out):
+        """Of thousands of tiles, and without the roundings that the accuracy rule grants."""
+        x, d_sum = inputs(*shape, grad=False)[0], torch.randn(shape[0], out, *shape[2:])
+        exact = _weight_backward(d_sum.double(), x.double(), impl="torch")
+        error, plain = (
+            (_weight_backward(d_sum, x, impl=name).double() - exact).norm() / exact.norm() for name in (impl, "torch")
+        )
+        assert error < 1e-6
+        assert error < 2 * plain
+
+    @compiled
+    def test_any_strides(self, impl):
+        wide, turned = inputs(2, 64, 32, 31, grad=False)[0], inputs(2, 32, 31, 32, grad=False)[0].transpose(2, 3)
+        for d_sum, x in ((wide[:, :32], turned), (turned, wide), (wide[:1].expand(2, -1, -1, -1), turned.contiguous())):
+            found, expected = (_weight_backward(d_sum, x, impl=name) for name in (impl, "reference"))
+            assert found.is_contiguous()
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @compiled
+    def test_what_is_not_finite_reaches_the_weights_that_meet_it(self, impl, dtype):
+        x, d_sum = (inputs(1, 32, 34, 35, dtype=dtype, grad=False)[0] for _ in range(2))
+        x[0, 3, 5, 6], x[0, 4, 0, 0], d_sum[0, 5, 9, 17] = torch.nan, torch.inf, -torch.inf
+        found, expected = (_weight_backward(d_sum, x, impl=name) for name in (impl, "reference"))
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found.isposinf(), expected.isposinf())
+        assert torch.equal(found.isneginf(), expected.isneginf())
+        assert found[0, :3].isfinite().all()
+        assert found[0, 4].isfinite().sum() == 5  # the corner is seen by four taps
+        tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=30 * tolerance, equal_nan=True)
+
+    @compiled
+    def test_what_overflows_on_the_way_does_not_show(self, impl):
+        x, d_sum = (inputs(1, 32, 32, 32, grad=False)[0] for _ in range(2))
+        scale = 2.0**126 / x.abs().max()
+        d_sum = d_sum / 4096
+        found = _weight_backward(d_sum, x * scale, impl=impl) / scale
+        expected = _weight_backward(d_sum, x, impl="reference")
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+    @takes_float64
+    def test_derivatives(self, impl):
+        x, d_sum = inputs(2, 2, 3, 4, dtype=torch.float64)[0], inputs(2, 3, 3, 4, dtype=torch.float64)[0]
+
+        def run(d_sum: Tensor, x: Tensor) -> Tensor:
+            return _weight_backward(d_sum, x, impl=impl)
+
+        assert gradcheck(run, (d_sum, x))
+        assert gradcheck(lambda x: run(d_sum.detach(), x), (x,))
+        assert gradgradcheck(run, (d_sum, x), fast_mode=True)
+
+    def test_opcheck(self, impl):
+        x, d_sum = inputs(1, 32, 33, 32)[0], inputs(1, 64, 33, 32, last=False)[0]
+        opcheck(torch.ops.talk3d.conv3x3_weight_backward.default, (d_sum, x, impl))
+
+    def test_the_compiled_one_says_what_it_does_not_take(self):
+        if absent := OPERATOR.why_not("cpu"):
+            pytest.skip(absent)
+        thin, wide = inputs(1, 16, 32, 32, grad=False)[0], inputs(1, 32, 32, 32, grad=False)[0]
+        with pytest.raises(ValueError, match=r"conv3x3_weight_backward, impl='cpu': .* multiples of 32, not 32 to 16"):
+            _weight_backward(thin, wide, impl="cpu")
 
 
 class TestContract:
