@@ -49,3 +49,9 @@ def test_a_bug_is_not_hidden(monkeypatch):
     monkeypatch.setattr(info, "show", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["info"])
+
+
+def test_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "talk3d", "info", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)

@@ -20,6 +20,7 @@ NATIVE = sorted(p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".cpp", 
 
 # A room may import what its arrows lead to, near or far. "talk3d" is the package itself, which everybody may import.
 ARROWS = {
+    "__main__": {"cli"},
     "cli": {"bench", "demo", "memory", "info", "data", "weights", "export", "training", "rendering", "evaluation"},
     "bench": {"avatar", "testing"},
     "demo": {"data", "training"},

@@ -82,11 +82,12 @@ def train(stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, 
 
 
 def estimate(stage: Stage, config: RunConfig, *, seed: int = 0) -> float:
-    """Seconds that a stage will take from its first step: three trial steps, of which nothing stays."""
+    """Seconds that a stage will take from its first step: five trial steps, of which nothing stays."""
     stage.begin()
     parameters = [p for module in stage.modules().values() for p in module.parameters()]
     took = []
-    for step in (0, stage.steps // 2, stage.steps // 2 + 1):  # the first one warms up
+    middle = stage.steps // 2
+    for step in (0, middle, middle + 1, middle, middle + 1):  # the first ones get their memory from the system
         start = time.perf_counter()
         with _memory(stage.name, step), _precision(parameters[0].device, config):
             total = torch.stack(list(stage.losses(step, generator_of(seed, stage.name, step)).values())).sum()
@@ -95,7 +96,7 @@ def estimate(stage: Stage, config: RunConfig, *, seed: int = 0) -> float:
         took.append(time.perf_counter() - start)
         for parameter in parameters:
             parameter.grad = None
-    return stage.steps * sum(took[1:]) / 2
+    return stage.steps * sum(took[-2:]) / 2
 
 
 def _step(stage: Stage, step: int, optimizer: torch.optim.Optimizer, config: RunConfig, seed: int) -> dict[str, Tensor]:
