@@ -234,7 +234,8 @@ class _Inside(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "talk3d":
-            return operators()[func.__name__.split(".")[0]]._run(*args)
+            with self:  # operators call one another
+                return operators()[func.__name__.split(".")[0]]._run(*args)
         return func(*args, **(kwargs or {}))
 
 
