@@ -19,6 +19,7 @@ from talk3d.nn.planes import (
     to_planes,
     to_texels,
 )
+from talk3d.ops.linear import plane_linear
 
 __all__ = ["PlaneTransformer", "position_table"]
 
@@ -123,7 +124,7 @@ class _SelfAttention(nn.Module):
 
     def forward(self, texels: Tensor) -> Tensor:
         flat = texels.transpose(0, 1).flatten(1, 2)  # [3, B * N, D]
-        projected = torch.bmm(flat, self.qkv.flatten(1, 2).mT)
+        projected = plane_linear(flat, self.qkv.flatten(1, 2))
         q, k, v = projected.view(3 * texels.shape[0], texels.shape[2], 3, self.heads, -1).transpose(1, 3).unbind(2)
         found = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # [3 * B, N, h, d]
         return self.out(found.flatten(2).unflatten(0, (3, -1)).transpose(0, 1))

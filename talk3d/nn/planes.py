@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from talk3d.ops.attention import Attended, AttentionWeights, token_attention
 from talk3d.ops.convolution import conv3x3_bias_act
+from talk3d.ops.linear import plane_linear
 from talk3d.ops.resample import Activation
 from talk3d.ops.rollout import RolloutAxes, rollout_conv
 
@@ -96,7 +97,7 @@ class PlaneLinear(nn.Module):
     def forward(self, texels: Tensor) -> Tensor:
         """Take texels ``[B, 3, N, D]`` to ``[B, 3, N, O]``."""
         flat = texels.transpose(0, 1).flatten(1, 2)  # [3, B * N, D]
-        projected = torch.baddbmm(self.bias[:, None], flat, self.weight.mT)
+        projected = plane_linear(flat, self.weight, self.bias)
         return projected.unflatten(1, (texels.shape[0], -1)).transpose(0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from talk3d.ops.attention import Attended, AttentionWeights, token_attention
 from talk3d.ops.convolution import conv3x3_bias_act
+from talk3d.ops.linear import plane_linear
 from talk3d.ops.resample import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
 from talk3d.ops.rollout import EXCHANGES, rollout_conv
 from talk3d.ops.triplane import AXES, PackedPlanes, pack_planes, sample_triplane
@@ -20,6 +21,7 @@ __all__ = [
     "bias_act",
     "conv3x3_bias_act",
     "pack_planes",
+    "plane_linear",
     "render_rays",
     "resample2d",
     "resample2d_bias_act",

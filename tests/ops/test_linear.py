@@ -1,0 +1,119 @@
+"""``plane_linear`` keeps its contract, whichever implementation runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+from torch.nn.functional import linear
+
+from talk3d.ops import plane_linear
+from talk3d.testing import assert_rule, outputs_and_gradients
+
+
+@pytest.fixture(params=["reference", "torch"])
+def impl(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make(
+    rows: int = 5, width: int = 7, out: int = 4, *, dtype: torch.dtype = torch.float32, grad: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of three planes, weights that keep their deviation, and a bias."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((3, rows, width), (3, out, width), (3, out))
+    )
+    return tuple(part.to(dtype).requires_grad_(grad) for part in (x, weight / width**0.5, bias))
+
+
+def test_each_plane_is_a_linear_layer(impl):
+    layers = make(grad=False)
+    expected = torch.stack([linear(*layer) for layer in zip(*layers, strict=True)])
+    torch.testing.assert_close(plane_linear(*layers, impl=impl), expected)
+    torch.testing.assert_close(plane_linear(*layers[:2], impl=impl), expected - layers[2][:, None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (37, 64, 65), (256, 96, 32)])
+def test_accuracy(dtype, sizes):
+    assert_rule(plane_linear, make(*sizes, dtype=dtype), "torch")
+
+
+def test_derivatives(impl):
+    layers = make(3, 2, 2, dtype=torch.float64)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return plane_linear(x, weight, bias, impl=impl)
+
+    assert gradcheck(run, layers)
+    assert gradgradcheck(lambda *t: run(*t) ** 2, layers)
+    for index in range(3):
+        one = [layer.detach().requires_grad_(index == k) for k, layer in enumerate(layers)]
+        assert gradcheck(run, one)
+
+
+def test_no_rows(impl):
+    y, d_x, d_weight, d_bias = outputs_and_gradients(lambda *t: plane_linear(*t, impl=impl), make(rows=0))
+    assert y.shape == (3, 0, 4)
+    assert d_x.shape == (3, 0, 7)
+    assert not d_weight.any()
+    assert not d_bias.any()
+
+
+def test_any_strides(impl):
+    x, weight, bias = make(dtype=torch.float64, grad=False)
+    plain = plane_linear(x, weight, bias, impl=impl)
+    found = plane_linear(x.mT.contiguous().mT, weight.mT.contiguous().mT, bias.T.contiguous().T, impl=impl)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, plain)
+    expanded = plane_linear(x[:1].expand(3, -1, -1), weight[:, :, :1].expand(-1, -1, 7), bias, impl=impl)
+    torch.testing.assert_close(expanded, plane_linear(x[[0, 0, 0]], weight[:, :, [0] * 7], bias, impl=impl))
+
+
+class TestContract:
+    @pytest.mark.parametrize("with_bias", [True, False])
+    def test_opcheck(self, impl, with_bias):
+        x, weight, bias = make()
+        opcheck(torch.ops.talk3d.plane_linear.default, (x, weight, bias if with_bias else None, impl))
+
+    def test_autocast_runs_in_bfloat16(self, impl):
+        layers = make()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = plane_linear(*layers, impl=impl)
+        assert y.dtype == torch.bfloat16
+        y.sum().backward()
+        assert {layer.grad.dtype for layer in layers} == {torch.float32}
+
+    @pytest.mark.compile
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_compiles_whole(self, impl, dynamic):
+        def run(*layers: Tensor) -> Tensor:
+            return plane_linear(*layers, impl=impl) * 2
+
+        torch.compiler.reset()
+        whole = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        for rows in (5, 6):
+            layers = make(rows)
+            torch.testing.assert_close(outputs_and_gradients(whole, layers), outputs_and_gradients(run, layers))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"x": torch.ones(5, 7)}, r"x must be \[planes, rows, channels\] of a floating type, got \[5, 7\]"),
+            ({"x": torch.ones(3, 5, 7).int()}, r"x must be .* of a floating type, got .* torch.int32"),
+            ({"weight": torch.ones(3, 4, 6)}, r"weight must have the shape \[3, out, 7\], got \[3, 4, 6\]"),
+            ({"weight": torch.ones(2, 4, 7)}, r"weight must have the shape \[3, out, 7\], got \[2, 4, 7\]"),
+            ({"weight": torch.ones(3, 4, 7).half()}, r"weight \(torch.float16, cpu\) must have the type and device"),
+            ({"bias": torch.ones(4)}, r"bias must have the shape \[3, 4\], got \[4\]"),
+            ({"bias": torch.ones(3, 4, device="meta")}, r"bias \(torch.float32, meta\) must have the type and device"),
+            ({"impl": "metal"}, "no implementation 'metal'"),
+        ],
+    )
+    def test_bad_input(self, change, message):
+        x, weight, bias = make(grad=False)
+        with pytest.raises(ValueError, match=message):
+            plane_linear(**{"x": x, "weight": weight, "bias": bias} | change)
