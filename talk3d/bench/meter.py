@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -49,7 +49,9 @@ def flop(run: Run) -> dict[str, float]:
     It knows matrix products, convolutions and attention: a multiplication and an addition are two. An operator of ours
     counts as what it is in PyTorch: ``torch`` or, where there is no such implementation, ``reference``.
     """
-    formulas = {getattr(torch.ops.talk3d, name): _formula(operator) for name, operator in operators().items()}
+    formulas: dict[Any, Callable[..., int]] = {}
+    for name, operator in operators().items():
+        formulas[getattr(torch.ops.talk3d, name)] = _formula(operator, formulas)
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         return _attribute(run, counter.get_total_flops, lambda before, after: after - before)
 
@@ -76,15 +78,18 @@ def _attribute(run: Run, tick: Callable[[], Tick], difference: Callable[[Tick, T
     return dict(found)
 
 
-def _formula(operator: Operator) -> Callable[..., int]:
-    """Count an operator by its implementation in PyTorch, on tensors that have shapes and no data."""
+def _formula(operator: Operator, formulas: Mapping[Any, Callable[..., int]]) -> Callable[..., int]:
+    """Count an operator by its implementation in PyTorch, on tensors that have shapes and no data.
+
+    That may call other operators, whose formulas are found once all are there.
+    """
     function = operator.function("torch" if "torch" in operator.implementations else "reference")
 
     def count(*args: Any, out_val: Any = None) -> int:
         *args, _ = tree_map_only(
             Tensor, lambda tensor: tensor.to("meta"), args
         )  # the last is the implementation's name
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=dict(formulas)) as counter:
             function(*args)
         return counter.get_total_flops()
 
