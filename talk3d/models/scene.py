@@ -164,7 +164,7 @@ class Scene(nn.Module):
             origins, directions = cams.rays(*cams.unpack(cameras), side)
         options = options or self.config.rendering
         seen = render_rays(planes, self.decoder.weights(), origins, directions, options, jitter=jitter, u=u)
-        features = seen.features.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        features = seen.features.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # channels-last, also to torch
         return View(features, *(part.unflatten(1, (1, side, side)) for part in seen[1:]))
 
     def query(

@@ -24,8 +24,8 @@ __all__ = ["SegmentWriter", "join"]
 _RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # of AAC; a sound keeps its own if it is one of these
 _THREADS = 2  # x264's output depends on how many there are, so that a number that varies would vary the bytes
 
-# CRF 16 is where x264 is hard to tell from the original; one closed group of pictures for each segment
 _PRORES = {"profile": "4444"}
+# CRF 16 is where x264 is hard to tell from the original; one closed group of pictures for each segment
 _X264 = {"crf": "16", "preset": "medium", "x264-params": "open-gop=0:scenecut=0:keyint=infinite"}
 
 
