@@ -144,6 +144,12 @@ class Evaluate:
     inception: Path | None = None
     """Weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), for FID."""
 
+    syncnet: Path | None = None
+    """Weights of SyncNet v2 (syncnet_v2.model), for LSE-C and LSE-D."""
+
+    curricularface: Path | None = None
+    """Weights of CurricularFace IR-101 (CurricularFace_Backbone.pth), for the similarity of identity."""
+
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the networks; planes and renderer stay float32 on a CPU."""
 

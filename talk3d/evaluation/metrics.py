@@ -125,6 +125,28 @@ METRICS = {
     "eye_error": Metric(
         "Eye opening, mean error", "of the eye's width", "lower", "Mean absolute difference of the eyes' opening."
     ),
+    "lse_c": Metric(
+        "LSE-C, boxes of MediaPipe's mesh",
+        "",
+        "higher",
+        "SyncNet v2: median less least mean distance of lips from the sound over shifts of up to 15 frames. Published "
+        "numbers are of S3FD's boxes, linked to tracks of more than 100 pixels, and of video compressed twice; ours of "
+        "the boxes of MediaPipe's mesh, smoothed alike, and of the pictures as they were rendered.",
+    ),
+    "lse_d": Metric(
+        "LSE-D, boxes of MediaPipe's mesh",
+        "",
+        "lower",
+        "SyncNet v2: the least mean distance of lips from the sound; otherwise as LSE-C.",
+    ),
+    "idsim": Metric(
+        "ID-SIM, aligned by MediaPipe's mesh",
+        "",
+        "higher",
+        "The mean cosine between what CurricularFace IR-101 says of our face and of the true one, over the pairs of "
+        "frames in which both are found. Published numbers are of faces aligned by MTCNN's five points; ours by the "
+        "same five of MediaPipe's mesh.",
+    ),
     "faces": Metric("Frames in which our tracker finds a face", "%", "higher", "Of the rendered frames."),
     "faces_truth": Metric(
         "True frames in which our tracker finds a face",

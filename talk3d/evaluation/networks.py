@@ -5,13 +5,16 @@ from __future__ import annotations
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Fid", "Inception", "Lpips"]
+from talk3d.evaluation.likeness import Likeness
+from talk3d.networks import SyncNet
+
+__all__ = ["Fid", "Inception", "Lpips", "Networks"]
 
 _FEATURES = 2048
 
@@ -85,6 +88,24 @@ class Inception:
         """Take pictures from 0 to 1 to features, on the CPU."""
         with torch.inference_mode():
             return self._network((pictures * 255).round().to(torch.uint8)).reshape(len(pictures), _FEATURES).cpu()
+
+
+class Networks(NamedTuple):
+    """The networks whose weights are there.
+
+    Attributes:
+        device: Where they are.
+        lpips: Compares pictures.
+        inception: Makes FID's features.
+        syncnet: Compares lips with the sound.
+        likeness: Compares faces.
+    """
+
+    device: torch.device
+    lpips: Lpips | None = None
+    inception: Inception | None = None
+    syncnet: SyncNet | None = None
+    likeness: Likeness | None = None
 
 
 class Fid:

@@ -17,13 +17,15 @@ from talk3d.avatar import Avatar
 from talk3d.data.dataset import Dataset
 from talk3d.evaluation.faces import FaceReader
 from talk3d.evaluation.inputs import choose_frames
-from talk3d.evaluation.networks import Inception, Lpips
+from talk3d.evaluation.likeness import Likeness
+from talk3d.evaluation.networks import Inception, Lpips, Networks
 from talk3d.evaluation.playback import Playback
 from talk3d.evaluation.report import Measured, Report, ViewMeasured
 from talk3d.evaluation.scores import FaceCurves, PictureScores
 from talk3d.evaluation.truth import Truth, mean_frame, unit
 from talk3d.evaluation.videos import ABSENT, Video
 from talk3d.evaluation.views import novel_views
+from talk3d.networks import CurricularFace, SyncNet, load_network
 
 __all__ = ["Evaluation", "Options", "Shown", "evaluate"]
 
@@ -40,6 +42,8 @@ class Options:
         views: Whether novel views are rendered: four frames more for each.
         lpips: Weights, see :class:`talk3d.evaluation.networks.Lpips`.
         inception: Weights, see :class:`talk3d.evaluation.networks.Inception`.
+        syncnet: Weights of :class:`talk3d.networks.SyncNet`, for LSE-C and LSE-D.
+        curricularface: Weights of :class:`talk3d.networks.CurricularFace`, for the similarity of identity.
         precision: Type of the networks; see :class:`talk3d.models.baked.Baked`.
         batch: Frames at a time.
         device: Where to render; by default a GPU if there is one.
@@ -50,6 +54,8 @@ class Options:
     views: bool = True
     lpips: Path | None = None
     inception: Path | None = None
+    syncnet: Path | None = None
+    curricularface: Path | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = 1
     device: str | None = None
@@ -146,6 +152,17 @@ def evaluate(
     return Evaluation(report, shown, playback.attention(shown[len(shown) // 2].frame))
 
 
+def _networks(options: Options, device: torch.device) -> Networks:
+    faces = options.curricularface
+    return Networks(
+        device,
+        lpips=None if options.lpips is None else Lpips(options.lpips, device),
+        inception=None if options.inception is None else Inception(options.inception, device),
+        syncnet=None if options.syncnet is None else load_network(SyncNet, options.syncnet).to(device),
+        likeness=None if faces is None else Likeness(load_network(CurricularFace, faces).to(device), device),
+    )
+
+
 class _Comparison:
     """Everything that is summed up over the frames."""
 
@@ -153,8 +170,7 @@ class _Comparison:
         self, playback: Playback, dataset: Dataset, frames: range, options: Options, closing: ExitStack
     ) -> None:
         self._playback, device = playback, playback.device
-        lpips = None if options.lpips is None else Lpips(options.lpips, device)
-        inception = None if options.inception is None else Inception(options.inception, device)
+        networks = _networks(options, device)
         self._views = novel_views(playback.config, published=playback.published) if options.views else []
         self._blind: str | None = None  # why there is no tracker
         readers: list[FaceReader | None] = [None] * (3 + len(self._views))
@@ -163,9 +179,9 @@ class _Comparison:
         except ImportError as error:
             self._blind = str(error)
         reader, floor_reader, *video_readers = readers
-        self._truth = Truth(dataset.size, frames, reader, inception)
-        self._ours, *self._turned = (Video(self._truth, video_reader, inception) for video_reader in video_readers)
-        self._scores, self._floor_scores = PictureScores(lpips), PictureScores(lpips)
+        self._truth = Truth(dataset, frames, reader, networks)
+        self._ours, *self._turned = (Video(self._truth, video_reader, networks) for video_reader in video_readers)
+        self._scores, self._floor_scores = PictureScores(networks.lpips), PictureScores(networks.lpips)
         floor, note = mean_frame(dataset)
         self._floor = unit(floor).to(device)
         self._floor_face = floor_reader(floor[0].numpy()) if floor_reader else None

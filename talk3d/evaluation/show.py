@@ -29,6 +29,8 @@ class Command(Protocol):
     no_views: bool
     lpips: Path | None
     inception: Path | None
+    syncnet: Path | None
+    curricularface: Path | None
     precision: Literal["float32", "bfloat16", "float16"]
     batch: int
     overwrite: bool
@@ -54,6 +56,8 @@ def show_evaluation(command: Command) -> None:
         views=not command.no_views,
         lpips=command.lpips,
         inception=command.inception,
+        syncnet=command.syncnet,
+        curricularface=command.curricularface,
         precision=command.precision,
         batch=command.batch,
     )

@@ -11,16 +11,18 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from talk3d.audio.spectra import read_wav
 from talk3d.data.dataset import Dataset, Sample
 from talk3d.data.regions import NAMES
 from talk3d.evaluation.faces import Face, FaceReader
-from talk3d.evaluation.networks import Inception
+from talk3d.evaluation.networks import Networks
 from talk3d.evaluation.scores import FaceCurves
 from talk3d.pictures import to_bytes
 
 __all__ = ["TrueFrames", "Truth", "mean_frame", "unit"]
 
 _REGIONS = ("face", "mouth", "torso")  # beside the whole picture
+_SAMPLES = 640  # of sound to a frame
 _AVERAGED = 256  # frames of which the floor is the mean, evenly spaced: more would hardly change it
 
 
@@ -34,6 +36,7 @@ class TrueFrames(NamedTuple):
         regions: By name, ``"whole"`` among them.
         faces: What the tracker sees; None where it sees none, or is not there.
         features: Of Inception, if that is there.
+        identities: What CurricularFace says of the faces, if that is there; None where there is no face.
     """
 
     positions: list[int]
@@ -42,16 +45,17 @@ class TrueFrames(NamedTuple):
     regions: dict[str, Float[Tensor, "batch 1 side side"]]
     faces: list[Face | None]
     features: Float[Tensor, "batch 2048"] | None
+    identities: list[Tensor | None] | None
 
 
 class Truth:
     """The true video.
 
     Args:
-        size: Side of its pictures.
-        frames: Which of the dataset.
+        dataset: The clip.
+        frames: Which of it.
         reader: Follows the face; None if there is no tracker.
-        inception: Makes FID's features, if its weights are there.
+        networks: Those whose weights are there.
 
     Attributes:
         length: How many frames it has.
@@ -60,9 +64,9 @@ class Truth:
         curves: Its mouth and eyes.
     """
 
-    def __init__(self, size: int, frames: range, reader: FaceReader | None, inception: Inception | None) -> None:
-        self._first, self._reader, self._inception = frames.start, reader, inception
-        self.length, self.count, self.scale = len(frames), 0, 512 / size
+    def __init__(self, dataset: Dataset, frames: range, reader: FaceReader | None, networks: Networks) -> None:
+        self._dataset, self._frames, self._reader, self._networks = dataset, frames, reader, networks
+        self.length, self.count, self.scale = len(frames), 0, 512 / dataset.size
         self.curves = FaceCurves(self.length, self.scale)
 
     def read(self, chunk: Sequence[int], sample: Sample, device: torch.device) -> TrueFrames:
@@ -73,16 +77,25 @@ class Truth:
             sample: What the dataset gives of them, and perhaps of some more.
             device: Where to compare.
         """
-        positions = [frame - self._first for frame in chunk]
+        positions = [frame - self._frames.start for frame in chunk]
         pixels = to_bytes((sample.image[: len(chunk)] + 1) / 2).permute(0, 2, 3, 1).contiguous()
         pictures = unit(pixels.to(device))
         faces = [self._reader(picture) if self._reader else None for picture in pixels.numpy()]
         self.curves.add(positions, faces, faces)
         regions = {name: sample.regions[: len(chunk), NAMES.index(name)][:, None].to(device) for name in _REGIONS}
-        features = None if self._inception is None else self._inception(pictures)
+        networks, identities = self._networks, None
+        features = None if networks.inception is None else networks.inception(pictures)
+        if networks.likeness is not None:
+            identities = networks.likeness(list(pixels), [None if face is None else face.five for face in faces])
         self.count += len(chunk)
         whole = torch.ones_like(pictures[:, :1])
-        return TrueFrames(positions, list(pixels.numpy()), pictures, {"whole": whole, **regions}, faces, features)
+        everywhere = {"whole": whole, **regions}
+        return TrueFrames(positions, list(pixels.numpy()), pictures, everywhere, faces, features, identities)
+
+    def speech(self) -> Float[NDArray[np.float32], " sample"]:
+        """What is said in it."""
+        samples = read_wav(self._dataset.speech)
+        return samples[_SAMPLES * self._frames.start : _SAMPLES * self._frames.stop]
 
 
 def mean_frame(dataset: Dataset) -> tuple[UInt8[Tensor, "1 side side 3"], str]:

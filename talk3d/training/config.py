@@ -226,6 +226,13 @@ class DriverLosses:
     """Where the tracked lips are, read off the speech token by a linear layer that is thrown away in the end; of 32
     frames more, which costs next to nothing as none is rendered."""
 
+    identity: Term = Term(weight=0.06)
+    """Whether ArcFace sees the same person; needs its weights. As much beside l1 as was published: 1 to 16."""
+
+    sync: Term = Term(weight=6e-4, start=0.7)
+    """Whether Wav2Lip's expert sees lips move as the sound says; needs its weights. As much beside l1 as was published,
+    0.01 to 16, and as late: in the last 9 of 30 epochs."""
+
     exchange: Term = Term(weight=1.0)
     """With another blink, or the speech or the pose of another frame, what these do not drive looks as it did."""
 
@@ -307,6 +314,12 @@ class RunConfig:
 
     lpips: Path | None = None
     """Folder of local weights for LPIPS: ``alexnet.pth``, the trunk from torchvision. Nothing is downloaded."""
+
+    arcface: Path | None = None
+    """Local weights of ArcFace IR-SE50, ``model_ir_se50.pth``, for the identity loss; docs/prior.md says more."""
+
+    lipsync: Path | None = None
+    """Local weights of Wav2Lip's expert, ``lipsync_expert.pth``, for the lip-sync loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from talk3d.ops import render_rays
 from talk3d.training import losses
 from talk3d.training.articulation import Articulation
 from talk3d.training.checkpoint import Checkpoints
+from talk3d.training.judges import Judges
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.pictures import grid, pixels
 from talk3d.training.stage import StageContext, uniform
@@ -45,11 +46,13 @@ class Pair(NamedTuple):
         found: Rendered ``[B, 3, H, W]``.
         target: Filmed.
         regions: Face, mouth, eyes, torso ``[B, 4, H, W]``.
+        corner: First row and column that they show of the whole.
     """
 
     found: Tensor
     target: Tensor
     regions: Tensor
+    corner: tuple[int, int] = (0, 0)
 
     def within(self, region: int) -> Tensor:
         """Mean absolute difference in one of the regions."""
@@ -69,6 +72,7 @@ class DriverStage:
     Args:
         context: What stages share.
         perceptual: The perceptual loss.
+        judges: Networks that make losses, if there are any.
 
     Attributes:
         driver: What is trained.
@@ -77,8 +81,8 @@ class DriverStage:
 
     name = "driver"
 
-    def __init__(self, context: StageContext, perceptual: Perceptual) -> None:
-        self.context, self.config = context, context.config.driver
+    def __init__(self, context: StageContext, perceptual: Perceptual, judges: Judges | None = None) -> None:
+        self.context, self.config, self.judges = context, context.config.driver, judges
         self.steps = self.config.steps
         model, scene = context.config.model, context.identity.config
         unet = DeltaUNet(
@@ -146,7 +150,7 @@ class DriverStage:
         window = config.window if step % 2 else 1
         indices = self._draw(step, window)
         self._seen = f"frames {', '.join(map(str, indices))}"
-        whole = context.targets(indices)
+        whole = plain = context.targets(indices)
         if torch.rand((), generator=generator) < 0.5:
             whole = over_color(whole, torch.rand(3, generator=generator) * 2 - 1)
         weights = {name: term.at(step, self.steps) for name, term in vars(config.losses).items()}
@@ -179,6 +183,8 @@ class DriverStage:
         if config.camera_rate:
             mesh = torch.as_tensor(context.targets.dataset.mesh, device=cameras.device)[None]
             terms["landmarks"] = lambda: losses.landmarks(mesh, cameras, target.tracked)
+        if self.judges is not None:
+            terms |= self._judged(self.judges, view, pairs, (whole, plain), window)
         if window > 1:
             cut = (-1, window)
             terms["temporal"] = lambda: (
@@ -210,7 +216,7 @@ class DriverStage:
         frames = spread(self._held_out, _MEASURED)
         scores: dict[str, list[Tensor]] = {"face PSNR": [], "mouth PSNR": [], "PSNR": []}
         for index in frames:
-            image, target, regions = self.frame(self.context.targets([index]))
+            image, target, regions, _ = self.frame(self.context.targets([index]))
             for name, region in (("face PSNR", regions[:, [FACE]]), ("mouth PSNR", regions[:, [MOUTH]])):
                 scores[name].append(losses.psnr(image, target, region))
             scores["PSNR"].append(losses.psnr(image, target, torch.ones_like(image[:, :1])))
@@ -223,7 +229,7 @@ class DriverStage:
         frames = spread(self._held_out, _SHOWN)
         columns = []
         for index in frames:
-            found, target, _ = self.frame(self.context.targets([index]))
+            found, target, *_ = self.frame(self.context.targets([index]))
             columns.append([pixels(picture[0]) for picture in (target, found, (found - target).abs() - 1)])
         first, scene = self.context.targets(frames[:1]), self.context.identity.config
         views = [scene.camera(yaw=yaw).to(self.context.device)[None] for yaw in (-30, 0, 30)]
@@ -279,7 +285,7 @@ class DriverStage:
     def _pairs(self, view: View, target: Target, place: tuple[int, int, int]) -> list[Pair]:
         """A part of a view beside its target; and super-resolved, without the rim that saw the cut."""
         raw = composite(view.features[:, :3], view.weight, target.view_plate)
-        pairs = [Pair(raw, target.view_image, target.view_regions)]
+        pairs = [Pair(raw, target.view_image, target.view_regions, place[:2])]
         if self._enlarge is not None:
             size, (top, left, side) = self.context.identity.config.resolution, place
             image = composite(self._enlarge(view.features, part=side < size), view.weight, target.plate)
@@ -288,8 +294,25 @@ class DriverStage:
                 slice(times * _RIM * (start > 0), times * (side - _RIM * (start + side < size)))
                 for start in (top, left)
             )
-            pairs.append(Pair(*(part[..., rows, columns] for part in (image, target.image, target.regions))))
+            cut, filmed, regions = (part[..., rows, columns] for part in (image, target.image, target.regions))
+            corner = (times * top + rows.start, times * left + columns.start)
+            pairs.append(Pair(cut, filmed, regions, corner))
         return pairs
+
+    def _judged(
+        self, judges: Judges, view: View, pairs: list[Pair], frames: tuple[Target, Target], window: int
+    ) -> dict[str, Callable[[], Tensor]]:
+        """Losses of networks that see frames whole, over whatever is behind, and as they were filmed."""
+        terms: dict[str, Callable[[], Tensor]] = {}
+        (whole, plain), raw, largest = frames, pairs[0], pairs[-1]
+        if judges.knows_faces:
+            terms["identity"] = lambda: judges.identity(largest.found, whole, largest.corner, large=len(pairs) > 1)
+        if judges.hears:
+            # the faces before and after are over the clip's background
+            place = (*raw.corner, raw.found.shape[3])
+            filmed = composite(view.features[:, :3], view.weight, plain.part(*place).view_plate)
+            terms["sync"] = lambda: judges.lip_sync(filmed, plain, raw.corner, window)
+        return terms
 
     def _photometric(
         self, view: View, rays: tuple[Tensor, Tensor], target: Target, whole: Target, cameras: Tensor

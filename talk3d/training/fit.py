@@ -24,6 +24,7 @@ from talk3d.training.config import FitConfig
 from talk3d.training.config_file import CONFIG, changes, read_config, run_folder, to_dict, write_config
 from talk3d.training.driver import DriverStage
 from talk3d.training.identity import IdentityStage
+from talk3d.training.judges import Judges
 from talk3d.training.loop import Interrupted, estimate, train
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.record import Recorder
@@ -73,13 +74,15 @@ def fit(
     torch.manual_seed(config.seed)
     context = _context(dataset, config, device)
     perceptual = Perceptual(config.run.lpips).to(device)
-    driver = DriverStage(context, perceptual)
+    judges = Judges(config.run, config.driver.losses, context.targets)
+    driver = DriverStage(context, perceptual, judges)
     stages: list[Stage] = [*(identity_stages or _identity_stages)(context), driver]
     if config.superresolution.steps:
         stages.append(SuperResolutionStage(context, driver.average))
     recorder = Recorder(folder, quiet=quiet)
     recorder.say(f"{data}: {len(dataset)} frames; on {_name(device)}; pictures and checkpoints are in {folder}")
-    recorder.say(perceptual.note)
+    for note in (perceptual.note, *judges.notes):
+        recorder.say(note)
     figures: dict[str, Any] = {}
     with recorder:
         _announce(stages, config, recorder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from talk3d import Avatar, cameras
 from talk3d.data.dataset import Dataset
-from talk3d.evaluation import Options, evaluate
+from talk3d.evaluation import Options, evaluate, run
 from talk3d.evaluation.inputs import speech_of
 from talk3d.evaluation.playback import Playback, Rendered
 from talk3d.evaluation.views import VIEWS, novel_views
@@ -137,6 +138,54 @@ def test_a_metric_without_weights_is_not_measured(rest, clip):
         assert "needs" in number.reason
     for view in found.report.views:
         assert {"fid", "Sync (LSE-C, LSE-D)", "IDSIM"} <= {m.metric for m in view.measured if m.reason}
+
+
+class Seen(torch.nn.Module):
+    """In place of SyncNet and CurricularFace."""
+
+    def sound(self, cepstra):
+        return cepstra[:, 0, :4, 0]
+
+    def lips(self, pictures):
+        return pictures.mean((2, 3, 4)) @ torch.ones(3, 4)
+
+    def forward(self, faces):
+        return torch.nn.functional.normalize(faces.mean((2, 3)), dim=1)
+
+
+def test_networks_that_judge(rest, clip, tracker, true_frames, monkeypatch):
+    read = []
+    monkeypatch.setattr(run, "load_network", lambda kind, path: read.append((kind.__name__, path.name)) or Seen())
+    true_frames()
+    options = Options(syncnet=Path("s.model"), curricularface=Path("c.pth"))
+    found = evaluate(rest, clip, options)
+    assert read == [("SyncNet", "s.model"), ("CurricularFace", "c.pth")]
+    measured = numbers(found)
+    assert measured["idsim", ""].value == pytest.approx(1)
+    assert measured["idsim", ""].frames == 32
+    assert measured["lse_d", ""].value > 0
+    assert measured["lse_c", ""].frames == 27  # windows: 32 frames less five, as published
+    for view in found.report.views:
+        assert {"lse_c", "lse_d", "idsim"} <= {m.metric for m in view.measured if m.reason is None}
+    assert not {"Sync (LSE-C, LSE-D)", "IDSIM"} & {m.metric for m in found.report.measured}
+
+
+def test_networks_that_judge_need_a_tracker_and_enough_frames(rest, clip, tracker, true_frames, monkeypatch):
+    monkeypatch.setattr(run, "load_network", lambda kind, path: Seen())
+    true_frames()
+    options = Options(syncnet=Path("s.model"), curricularface=Path("c.pth"), views=False, frames=10)
+    few = numbers(evaluate(rest, clip, options))
+    assert "it needs 25 windows" in few["Sync (LSE-C, LSE-D)", ""].reason
+    assert few["idsim", ""].frames == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "FaceReader", _raise_import_error)
+        blind = numbers(evaluate(rest, clip, options))
+    for metric in ("Sync (LSE-C, LSE-D)", "IDSIM"):
+        assert blind[metric, ""].reason == "there is no tracker"
+
+
+def _raise_import_error():
+    raise ImportError("there is no tracker")
 
 
 def test_frames_without_a_face_are_left_out(rest, tmp_path, tracker, write_clip):

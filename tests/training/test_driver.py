@@ -83,7 +83,8 @@ def test_what_is_exchanged_is_not_what_the_region_shows(make_stage, monkeypatch)
     assert seen == {MOUTH: (True, False, True, True), EYES: (False, True, True, True), FACE: (True, True, False, True)}
 
 
-@pytest.mark.parametrize("name", vars(EVERYTHING))
+# those of trained networks need weights: test_judges.py has them
+@pytest.mark.parametrize("name", sorted(vars(EVERYTHING).keys() - {"identity", "sync"}))
 def test_each_loss_is_on_or_off_and_weighted(make_stage, name):
     def found(weight: float) -> dict[str, torch.Tensor]:
         losses = replace(DriverLosses(l1=Term(weight=0.1)), **{name: Term(weight=weight)})
@@ -121,7 +122,8 @@ def test_a_part_is_what_the_whole_shows_there(make_stage):
     raw_part, part = stage._pairs(view, target.part(0, 2, 6), (0, 2, 6))
     torch.testing.assert_close(raw_part.found, raw.found[cut])
     # three pixels of the view are cut off below and at the left, where the view goes on; a pixel is four of the picture
-    for found, expected in zip(part, whole, strict=True):
+    assert part.corner == (0, 20)
+    for found, expected in zip(part[:3], whole[:3], strict=True):
         torch.testing.assert_close(found, expected[..., 0:12, 20:32])
 
 
