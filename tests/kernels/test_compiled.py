@@ -49,7 +49,7 @@ def test_spills_and_grows_no_more(counted):
     ],
 )
 def test_the_renderer_keeps_its_promise(kernel, most):
-    """So many executed instructions for a sample; on every architecture at most 200 registers and 256 bytes of spills."""
+    """So many executed instructions a sample; on every architecture at most 200 registers, 256 bytes of spills."""
     rows = [row for (name, _), row in LEDGER.items() if name == kernel]
     assert {row["arch"] for row in rows} == {f"sm_{arch}" for arch in (80, 86, 89, 90, 100, 120)}
     assert all(int(row["registers"]) <= 200 and int(row["spilled_bytes"]) <= 256 for row in rows)
