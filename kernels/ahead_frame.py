@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from triton.backends.compiler import GPUTarget
 
-from talk3d.kernels import ahead, attention, resample, tiles
+from talk3d.kernels import ahead, attention, norm, resample, rollout, tiles
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -61,6 +61,8 @@ def launches() -> Iterator[Launch]:
         yield Launch(f"bias_act_backward, {name}", kernel, flat, tiles.ELEMENTWISE, pictures)
         yield from _resamplings(name, pictures)
         yield from _attentions(short, name)
+        yield from _rollouts(short, name)
+        yield from _norms(short, name)
 
 
 def _resamplings(name: str, types: dict[str, str]) -> Iterator[Launch]:
@@ -107,6 +109,35 @@ def _attentions(short: str, name: str) -> Iterator[Launch]:
     tile = tiles.token_attention(256, 5, 4, many=True)
     kernel, numbers = attention._attend_bwd_kernel, tile["BLOCK_N"] * tile["BLOCK_D"]
     yield Launch(f"token_attention_backward, {name}", kernel, {**sizes, **multiplied, **tile}, numbers, types)
+
+
+def _rollouts(short: str, name: str) -> Iterator[Launch]:
+    """Planes of 128 x 128 with 64 channels."""
+    which = ("texels", "weight", "first", "second", "third", "bias", "out")
+    types = {f"{tensor}_ptr": f"*{short}" for tensor in which} | {"factor": "fp32"}
+    sizes = {"B": 1, "R": 128, "C": 64, "O": 64, "laid_bits": 1, "kept_bits": 1}
+    tile = tiles.rollout_pool(128, 64)
+    yield Launch(f"rollout_conv, means, {name}", rollout._pool_kernel, sizes | tile, tile["BLOCK_C"], types)
+    tile = tiles.rollout_response(64, 64)
+    dtype = getattr(torch, name)
+    multiplied = {"OPERAND": attention.OPERANDS[dtype], "PRECISION": tiles.precision(dtype)}
+    kernel, numbers = rollout._respond_kernel, 3 * tile["BLOCK_R"] * tile["BLOCK_O"]
+    yield Launch(f"rollout_conv, profiles, {name}", kernel, sizes | multiplied | tile, numbers, types)
+    tile = tiles.rollout_add(64)
+    kernel, numbers = rollout._add_kernel, tile["BLOCK_W"] * tile["BLOCK_C"]
+    yield Launch(f"rollout_conv, sum, {name}", kernel, sizes | {"BIAS": True, "ENDS": True} | tile, numbers, types)
+
+
+def _norms(short: str, name: str) -> Iterator[Launch]:
+    """Planes of 128 x 128 with 64 channels in groups of 8."""
+    types = {f"{tensor}_ptr": f"*{short}" for tensor in ("x", "bias", "weight", "offset", "y")}
+    types |= {"eps": "fp32", "slope": "fp32"}
+    tile = tiles.group_norm(128 * 128, 64, 8)
+    sizes = {"N": 128 * 128, "C": 64, "batch": 1, "BIAS": True, "PADDED_PARTS": tile["PARTS"], **tile}
+    kernel, trips = norm._statistics_kernel, (tile["PART"] // tile["BLOCK_N"],) * 2
+    yield Launch(f"group_norm_act, statistics, {name}", kernel, sizes, tile["PART"] * 64, types, trips)
+    kernel = norm._normalise_kernel
+    yield Launch(f"group_norm_act, {name}", kernel, sizes, tile["BLOCK_N"] * 64, types)
 
 
 def count(launch: Launch, arch: str) -> dict[str, str]:

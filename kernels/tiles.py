@@ -77,6 +77,22 @@ def fold_tokens(width: int, tokens: int, heads: int, head_width: int) -> dict[st
     }  # fmt: skip
 
 
+def group_norm(texels: int, channels: int, groups: int) -> dict[str, int]:
+    """Padded groups and their padded channels, texels at a time, and the parts that statistics are first made of.
+
+    At most 64 parts of 256 texels or more: a plane of 256 x 256 gives 192 programs work, and adding up 64 parts for
+    each block of 2048 numbers costs less than a launch.
+    """
+    width = channels // groups
+    padded_groups, padded = triton.next_power_of_2(groups), triton.next_power_of_2(width)
+    block_n = max(2 * ELEMENTWISE // (padded_groups * padded), 1)
+    part = triton.next_power_of_2(max(triton.cdiv(texels, 64), 256, block_n))
+    return {
+        "WIDTH": width, "GROUPS": padded_groups, "PADDED": padded, "PARTS": triton.cdiv(texels, part), "PART": part,
+        "BLOCK_N": block_n,
+    }  # fmt: skip
+
+
 def rollout_pool(size: int, channels: int) -> dict[str, int]:
     """Texels that one program, which has 128 threads, adds up at a time, and their channels.
 
