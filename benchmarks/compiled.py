@@ -13,6 +13,7 @@ and ``min_weight`` 0, for each sample of each ray.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -188,6 +189,25 @@ def ledger() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def keep(rows: list[dict[str, str]], instead: Callable[[dict[str, str]], bool]) -> None:
+    """Write rows into the ledger, instead of those that they replace."""
+    kept = [found for found in ledger() if not instead(found)] if RESULTS.exists() else []
+    beside = RESULTS.with_suffix(".tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            sorted([*kept, *rows], key=lambda found: (found["kernel"], int(re.sub(r"\D", "", found["arch"]))))
+        )
+    beside.replace(RESULTS)
+
+
+def show(rows: list[dict[str, str]]) -> None:
+    """Print rows."""
+    for found in rows:
+        print("  ".join(f"{found.get(column, ''):>{max(len(column), 6)}}" for column in COLUMNS))
+
+
 def main(arguments: list[str]) -> int:
     """Count, print, and keep."""
     library = Path(arguments[0]) if arguments else installed()
@@ -196,17 +216,8 @@ def main(arguments: list[str]) -> int:
         return 1
     rows = count(library)
     new = {(found["kernel"], found["arch"]) for found in rows}
-    kept = [found for found in ledger() if (found["kernel"], found["arch"]) not in new] if RESULTS.exists() else []
-    beside = RESULTS.with_suffix(".tmp")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            sorted([*kept, *rows], key=lambda found: (found["kernel"], int(found["arch"].removeprefix("sm_"))))
-        )
-    beside.replace(RESULTS)
-    for found in rows:
-        print("  ".join(f"{found.get(column, ''):>{max(len(column), 6)}}" for column in COLUMNS))
+    keep(rows, lambda found: (found["kernel"], found["arch"]) in new)
+    show(rows)
     return 0
 
 

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import compiled
 import sass
 
-LEDGER = {(row["kernel"], row["arch"]): row for row in compiled.ledger()}
+# Triton's rows: test_compile_frame.py
+LEDGER = {(row["kernel"], row["arch"]): row for row in compiled.ledger() if not row["kernel"].startswith("triton ")}
 
 
 @pytest.fixture(scope="module")
