@@ -1,6 +1,6 @@
 // Sums that depend on no order: gradients of texels as whole numbers of 64 bits, in a unit that all of them share. The
-// unit is a power of two, chosen so that no sum can overflow: 2^-40 of the largest gradient that a feature can have, and not
-// below 2^-100.
+// unit is a power of two, chosen so that no sum can overflow: 2^-40 of the largest gradient that a feature can have,
+// and not below 2^-100.
 #pragma once
 
 #include "cuda/volume_decoder.h"
