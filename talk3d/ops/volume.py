@@ -335,6 +335,8 @@ def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[boo
         )
     if planes.shape[2] != planes.shape[3] or planes.shape[2] > 4096:
         return f"it takes square planes of at most 4096 x 4096 texels, not {planes.shape[2]} x {planes.shape[3]}"
+    if planes.is_cuda and (capability := torch.cuda.get_device_capability(planes.device)) < (8, 0):
+        return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
     settings = _Settings(*numbers)
     kind = "forward" if needs is None else "all" if any(needs[1:]) else "planes"
     room = _SMALLEST_SHARED
@@ -345,8 +347,6 @@ def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[boo
             f"its shared memory of {room // 1024} KiB is too small for {settings.coarse:.0f} coarse and "
             f"{settings.fine:.0f} fine samples{', with gradients of decoder or rays' if kind == 'all' else ''}"
         )
-    if planes.is_cuda and (capability := torch.cuda.get_device_capability(planes.device)) < (8, 0):
-        return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
     return _published_size(planes, decoder, numbers)
 
 
