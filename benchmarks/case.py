@@ -57,6 +57,13 @@ class Problem(NamedTuple):
     leaves: Tensors
     grads: Tensors
 
+    def to(self, device: str) -> Problem:
+        """Move the numbers to a device, which makes them leaves again."""
+        if device == "cpu":
+            return self
+        leaves = (leaf.detach().to(device).requires_grad_(leaf.requires_grad) for leaf in self.leaves)
+        return Problem(tuple(leaves), tuple(grad.to(device) for grad in self.grads))
+
     def laid_out(self, layout: str) -> Problem:
         """Keep the numbers and change the order of the first leaf ``[..., H, W, C]`` in memory."""
         if layout == "channels-last":
@@ -84,6 +91,7 @@ class Case:
         exact: Makes outputs and gradients of a problem in float64, where float32 has no tolerance that tells right from
             wrong: ours may then be off from them by twice what the peer is, and by ``tolerance``.
         layouts: Memory layouts of the first leaf, of which the peer gets the one it is faster with.
+        gpu: The case is for GPUs alone.
     """
 
     problem: Callable[[Size, int], Problem]
@@ -97,6 +105,20 @@ class Case:
     lossy: bool = False
     exact: Callable[[Size, Problem], Tensors] | None = None
     layouts: tuple[str, ...] = LAYOUTS
+    gpu: bool = False
+
+
+def finished(run: Run, device: str) -> Run:
+    """Wait for the device before the clock stops."""
+    if device == "cpu":
+        return run
+
+    def waiting() -> Tensors:
+        found = run()
+        torch.cuda.synchronize()
+        return found
+
+    return waiting
 
 
 def forward(function: Function, problem: Problem) -> Run:

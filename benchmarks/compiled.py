@@ -57,8 +57,11 @@ def render_trips(compiled: Compiled) -> list[int] | None:
     """Loops of ``csrc/cuda/volume_forward.h``; those that do without quantiles and disparity."""
     bins, half = COARSE - 3, (COARSE + FINE) // 2
     steps = (bins + 1).bit_length()
+    # the two that multiply matrices tell whether these are the loops
+    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
+    fragments = matrix[0] - 2 if matrix else 0
     found = [
-        *(2, 1, 1),  # the decoder's fragments
+        *(2, *[1] * (fragments - 1)),  # the decoder's fragments
         *(0, COARSE // 2),  # coarse depths, in disparity or not
         COARSE // 2,  # coarse samples, in pairs
         steps - 1,  # the first step of a search
@@ -70,9 +73,7 @@ def render_trips(compiled: Compiled) -> list[int] | None:
         *(0, (COARSE + FINE) // 2),  # coarse depths alone, all depths
         (COARSE + FINE) // 2,  # all samples, in pairs
     ]
-    # the two that multiply matrices tell whether these are the loops
-    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
-    return found if len(compiled.loops) == len(found) and matrix == [5, len(found) - 1] else None
+    return found if len(compiled.loops) == len(found) and matrix == [fragments + 2, len(found) - 1] else None
 
 
 TYPES = {"of 16 bits": "HalfField", "of float32": "FloatField"}
@@ -80,7 +81,7 @@ TYPES = {"of 16 bits": "HalfField", "of float32": "FloatField"}
 
 def fragments(floats: bool) -> int:
     """Bytes of the decoder in shared memory; floats are two halves, but for biases."""
-    return (4096 + 4096 + 128) * (2 if floats else 1) + 512 + 256 + 16
+    return (4096 + 4096) * (2 if floats else 1) + (256 if floats else 128) + 512 + 256 + 16
 
 
 def taps(planes: int, floats: bool) -> int:
@@ -108,40 +109,51 @@ def backward_trips(compiled: Compiled) -> list[int] | None:
     """Loops of ``csrc/cuda/volume_backward.h``, where every sample has a gradient."""
     samples = COARSE + FINE
     intervals = samples - 1
-    # what the march lets through is summed up in an unrolled loop, or in one that is too long for that
-    march = [intervals // 4, intervals % 4] if len(compiled.loops) == 12 else [intervals]
+    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
+    if len(matrix) != 2:
+        return None
+    # what the march lets through is summed up in one loop, or in one that is unrolled and one for the rest
+    march = [intervals // 4, intervals % 4] if matrix[1] - matrix[0] == 5 else [intervals]
     found = [
-        *(2, 1, 1, 2, 1, 1),  # the decoder's fragments, there and back
+        *[2] * matrix[0],  # the decoder's fragments, there and back: some of them once
         samples // 2,  # all samples, in pairs
         *march,
         intervals,  # the march's derivative
         *(samples // 2, samples),  # pairs again, and of each pair both
     ]
-    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
-    return found if len(compiled.loops) == len(found) and matrix == [6, len(found) - 1] else None
+    return found if len(compiled.loops) == len(found) and matrix[1] == len(found) - 1 else None
 
 
-def _render_backward(planes: int, texels: str) -> Kernel:
+def _render_backward(planes: int, texels: str, wanted: str = "") -> Kernel:
+    """``wanted``: of planes alone, of all, or of all with sums in order."""
     field = TYPES[texels]
     floats = field == "FloatField"
-    shared = (
-        fragments(floats) + (4096 + 4096) * (2 if floats else 1) + 512 + taps(planes, floats) + 4 * 4 * RAYS_PER_WARP
-    )
+    backward = fragments(floats) + (4096 + 4096) * (2 if floats else 1) + 512 + taps(planes, floats)
+    sums = 4 * (38 * 512 + 128) if wanted else 16
     return Kernel(
-        f"render_rays_backward, {planes} planes {texels}",
-        f"render_rays_backward_kernelINS_{len(field)}{field}ILi{planes}E",
-        shared + 64 * 4 * (2 * (COARSE + FINE) | 1),
-        backward_trips,
+        f"render_rays_backward{wanted and f' of {wanted}'}, {planes} planes {texels}",
+        f"render_rays_backward_{'all_' if wanted else ''}kernelINS_{len(field)}{field}ILi{planes}E"
+        + {"": "E", "all": "EELNS_6WantedE1E", "all in order": "EELNS_6WantedE2E"}[wanted],
+        backward + 4 * 4 * RAYS_PER_WARP + sums + 64 * 4 * (2 * (COARSE + FINE) | 1),
+        lambda compiled: None if wanted else backward_trips(compiled),
         RAYS_PER_WARP * (COARSE + FINE),
     )
 
 
 KERNELS = [
     *(_render(planes, texels) for texels in TYPES for planes in (3, 2)),
-    *(_render_backward(planes, texels) for texels in TYPES for planes in (3, 2)),
+    *(
+        _render_backward(planes, texels, wanted)
+        for texels in TYPES
+        for planes in (3, 2)
+        for wanted in ("", "all", "all in order")
+    ),
     Kernel("pack_planes, float32", "pack_planes_kernelIff"),
     Kernel("pack_planes, float16", "pack_planes_kernelI6__half"),
     Kernel("pack_planes, bfloat16", "pack_planes_kernelI13__nv_bfloat16"),
+    Kernel("unpack_fixed, float32", "unpack_fixed_kernelIf"),
+    Kernel("add_blocks", "add_blocks_kernel"),
+    Kernel("amplification", "amplification_kernel"),
     Kernel("unpack_gradient, float32", "unpack_gradient_kernelIf"),
     Kernel("unpack_gradient, float16", "unpack_gradient_kernelI6__half"),
     Kernel("unpack_gradient, bfloat16", "unpack_gradient_kernelI13__nv_bfloat16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -23,8 +24,10 @@ COLUMNS = (
 )
 
 
-def device(threads: int) -> str:
+def device(threads: int, kind: str = "cpu") -> str:
     """Name what decides speed, and nothing that tells one machine of a kind from another."""
+    if kind == "cuda":
+        return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     instructions = torch.backends.cpu.get_cpu_capability().lower()  # avx512, avx2, default
     return f"cpu-{processor()}-{instructions}-{threads}threads"
 
@@ -52,8 +55,8 @@ def commit() -> str:
         return ""
 
 
-def row(key: Key, result: Result, impl: str, threads: int) -> dict[str, str]:
-    """Write a result as a row."""
+def row(key: Key, result: Result, impl: str, threads: int, kind: str = "cpu") -> dict[str, str]:
+    """Write a result as a row; ``kind`` is that of the device."""
     spread, noise = result.spread, result.noise
     numbers = {
         "median": spread.median,
@@ -65,7 +68,7 @@ def row(key: Key, result: Result, impl: str, threads: int) -> dict[str, str]:
     return {
         **key._asdict(),
         "impl": impl,
-        "device": device(threads),
+        "device": device(threads, kind),
         **{name: f"{number:.4g}" for name, number in numbers.items()},
         "rounds": str(len(spread.values)),
         "threads": str(threads),

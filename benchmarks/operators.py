@@ -98,6 +98,13 @@ def render_peer(size: Size) -> Function:
     return function
 
 
+def planes_problem(size: Size, seed: int, *, dtype: torch.dtype = torch.float32) -> Problem:
+    """The same with planes of any type, which alone ask for a gradient: in training a driver nothing else moves."""
+    (texels, *others), grads = render_problem(size, seed)
+    planes = texels.detach().to(dtype).requires_grad_()
+    return Problem((planes, *(other.detach() for other in others)), grads)
+
+
 def convolution_problem(size: Size, seed: int, *, width: int = WIDTH) -> Problem:
     """Activations of the super-resolution's first block, weights that keep their deviation, and a bias."""
     generator = torch.Generator().manual_seed(seed)
@@ -181,6 +188,7 @@ def _problem(leaves: Tensors, outputs: Sequence[tuple[int, ...]], seed: int) -> 
     return Problem(tuple(leaf.requires_grad_() for leaf in leaves), grads)
 
 
+_HALF = partial(planes_problem, dtype=torch.float16)
 _sample = partial(Case, problem=sample_problem, ours=sample_ours, peer=sample_peer)
 _render = partial(Case, problem=render_problem, peer=render_peer)
 CASES = {
@@ -243,4 +251,23 @@ CASES = {
         tolerance=1e-2,  # the slope jumps where a sum rounds to the other side of zero
         rounds=15,
     ),
+    **{
+        f"render_rays_{name}": Case(
+            problem=problem,
+            ours=render_ours,
+            peer=render_peer,
+            timed=timed,
+            flop=lambda size, times=times: times * render_flop(size),
+            traffic=lambda size, times=times: times * size.planes_bytes + _frame_bytes(size),
+            tolerance=tolerance,
+            rounds=30,
+            gpu=True,
+        )
+        for name, problem, timed, times, tolerance in (
+            ("forward_float16", _HALF, forward, 1, 1e-2),
+            ("backward_planes", planes_problem, backward, 2, 1e-2),
+            ("forward_backward_planes", planes_problem, forward_backward, 3, 1e-2),
+            ("backward_planes_float16", _HALF, backward, 2, 3e-2),
+        )
+    },
 }

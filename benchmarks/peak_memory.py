@@ -10,6 +10,7 @@ back to the system, and the mark is reset. Linux only.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import subprocess
@@ -17,7 +18,6 @@ import sys
 from pathlib import Path
 
 import torch
-import tyro
 
 from case import FULL, QUICK, Run, Size, Tensors
 from cases import CASES
@@ -25,7 +25,7 @@ from cases import CASES
 RESOLUTION = 2**20  # bytes; the kernel counts pages in batches for each thread, and less than this is not told apart
 
 
-def measure(case: str, side: str, *, quick: bool, threads: int) -> int:
+def measure(case: str, side: str, *, quick: bool, threads: int, device: str = "cpu") -> int:
     """Run :func:`extra` in a fresh process.
 
     Args:
@@ -33,11 +33,22 @@ def measure(case: str, side: str, *, quick: bool, threads: int) -> int:
         side: ``"peer"``, or an implementation.
         quick: Measure the small size, to see whether it works.
         threads: Threads of torch.
+        device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
         Bytes above inputs, outputs and gradients, at least :data:`RESOLUTION`.
     """
-    command = [sys.executable, __file__, case, side, "--threads", str(threads), *(["--quick"] if quick else [])]
+    command = [
+        sys.executable,
+        __file__,
+        case,
+        side,
+        "--threads",
+        str(threads),
+        "--device",
+        device,
+        *(["--quick"] if quick else []),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"peak memory of {case}, {side}: {done.stderr.strip()}")
@@ -56,11 +67,11 @@ def extra(case: str, side: str, size: Size) -> int:
     return resident("VmHWM") - before - size_of(kept)
 
 
-def bind(case: str, side: str, size: Size) -> Run:
+def bind(case: str, side: str, size: Size, device: str = "cpu") -> Run:
     """Make inputs, and bind one side of a case to them."""
     chosen = CASES[case]
     function = chosen.peer(size) if side == "peer" else chosen.ours(size, side)
-    return chosen.timed(function, chosen.problem(size, 0))
+    return chosen.timed(function, chosen.problem(size, 0).to(device))
 
 
 def resident(what: str) -> int:
@@ -75,20 +86,32 @@ def size_of(tensors: Tensors) -> int:
     return sum(storages.values())
 
 
-def main(
-    case: tyro.conf.Positional[str], side: tyro.conf.Positional[str], threads: int = 2, quick: bool = False
-) -> None:
-    """Print the bytes that one side of a case needs above inputs, outputs and gradients.
+def extra_on_gpu(case: str, side: str, size: Size) -> int:
+    """The same of a GPU's memory, as torch counts what it hands out."""
+    bind(case, side, QUICK, "cuda")()
+    run = bind(case, side, size, "cuda")
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    kept = run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before - size_of(kept)
 
-    Args:
-        case: A name of ``cases.CASES``.
-        side: ``peer``, or one of our implementations.
-        threads: Threads of torch.
-        quick: The small size, to see whether it works.
-    """
-    torch.set_num_threads(threads)
-    print(extra(case, side, QUICK if quick else FULL))
+
+def main() -> None:
+    """Print the bytes that one side of a case needs above inputs, outputs and gradients."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("case", choices=CASES, metavar="case", help="a name of cases.CASES")
+    parser.add_argument("side", help="peer, or one of our implementations")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true", help="the small size, to see whether it works")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    measured = extra if options.device == "cpu" else extra_on_gpu
+    print(measured(options.case, options.side, QUICK if options.quick else FULL))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich import box
 from rich.table import Table
 
+from case import Function, Size
 from gates import Gate, Key, Result
 
 _STRANGER = 0.5  # of a process, over the last minute: less is what the shell and the last command leave behind
@@ -23,6 +25,9 @@ class Report:
         quick: Small sizes and few rounds: the machinery is tried, speed is not.
         gates: What must hold.
         warning: What speaks against trusting this run.
+        device: Where everything runs: ``cpu`` or ``cuda``.
+        peer: Who is measured against us.
+        peers: What it runs, by case.
         results: Filled by the tests.
     """
 
@@ -31,6 +36,9 @@ class Report:
     quick: bool
     gates: list[Gate]
     warning: str | None
+    device: str = "cpu"
+    peer: str = "reference"
+    peers: dict[str, Callable[[Size], Function]] = field(default_factory=dict)
     results: dict[Key, Result] = field(default_factory=dict)
 
     def failures(self, *, complete: bool) -> list[Gate]:

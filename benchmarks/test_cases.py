@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import peak_memory
-from case import FULL, INPUT_SETS, QUICK, Run, Tensors
+from case import FULL, INPUT_SETS, QUICK, Function, Problem, Run, Tensors, finished
 from cases import CASES
 from gates import Key, Result
 from paired import Spread, interleave, measure, psnr, ratios, relative_error
@@ -21,15 +21,23 @@ def test_time(name: str, benchmark: Any, report: Report) -> None:
     if benchmark.disabled:
         pytest.skip("pytest-benchmark is disabled")
     case, size = CASES[name], QUICK if report.quick else FULL
-    problems = [case.problem(size, seed) for seed in range(INPUT_SETS)]
+    if case.gpu and report.device == "cpu":
+        pytest.skip("is for GPUs")
+    if name not in report.peers:
+        pytest.skip(f"{report.peer} does not run it")
+    problems = [case.problem(size, seed).to(report.device) for seed in range(INPUT_SETS)]
+
+    def runs(function: Function, problems: list[Problem]) -> list[Run]:
+        return [finished(case.timed(function, problem), report.device) for problem in problems]
+
     layout, peer = _faster(
         {
-            layout: [case.timed(case.peer(size), problem.laid_out(layout)) for problem in problems]
+            layout: runs(report.peers[name](size), [problem.laid_out(layout) for problem in problems])
             for layout in case.layouts
         }
     )
     # twice, to see how far two runs of the same differ
-    ours, again = ([case.timed(case.ours(size, report.impl), problem) for problem in problems] for _ in range(2))
+    ours, again = (runs(case.ours(size, report.impl), problems) for _ in range(2))
     exact = [case.exact(size, problem) if case.exact else None for problem in problems]
     turns = count()
     worst: list[float] = []
@@ -53,10 +61,10 @@ def test_time(name: str, benchmark: Any, report: Report) -> None:
     ours_seconds = Spread(tuple(seconds["ours"]))
     rate = case.flop(size) / ours_seconds.median / 1e9
     time_ratio, noise = ratios(seconds["peer"], seconds["ours"]), ratios(seconds["again"], seconds["ours"])
-    report.results[Key(name, "reference", "time")] = Result(time_ratio, noise, rate)
-    report.results[Key(name, "reference", "seconds")] = Result(Spread(tuple(seconds["peer"])))
+    report.results[Key(name, report.peer, "time")] = Result(time_ratio, noise, rate)
+    report.results[Key(name, report.peer, "seconds")] = Result(Spread(tuple(seconds["peer"])))
     if case.lossy:
-        report.results[Key(name, "reference", "psnr")] = Result(Spread(tuple(psnrs)))
+        report.results[Key(name, report.peer, "psnr")] = Result(Spread(tuple(psnrs)))
     benchmark.stats.stats.data[:] = seconds["ours"]  # what pytest-benchmark reports is ours
     benchmark.extra_info.update(
         impl=report.impl,
@@ -72,17 +80,24 @@ def test_time(name: str, benchmark: Any, report: Report) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["render_rays_forward_backward"])
+@pytest.mark.parametrize("name", ["render_rays_forward_backward", "render_rays_forward_backward_planes"])
 def test_memory(name: str, report: Report) -> None:
+    if CASES[name].gpu and report.device == "cpu":
+        pytest.skip("is for GPUs")
+    if report.peer != "reference":
+        pytest.skip("memory is measured against the reference")
+
     def extra(side: str) -> int:
-        return peak_memory.measure(name, side, quick=report.quick, threads=report.threads)
+        return peak_memory.measure(name, side, quick=report.quick, threads=report.threads, device=report.device)
 
     pairs = [(extra("peer"), extra(report.impl)) for _ in range(1 if report.quick else 3)]
-    report.results[Key(name, "reference", "memory")] = Result(ratios(*zip(*pairs, strict=True)))
+    report.results[Key(name, report.peer, "memory")] = Result(ratios(*zip(*pairs, strict=True)))
 
 
 def _faster(layouts: dict[str, list[Run]]) -> tuple[str, list[Run]]:
     """The layout with the shortest of three runs, taken in turns: a slow moment must not cost the peer its best."""
+    for runs in layouts.values():  # what is compiled or chosen at first
+        runs[0]()
     taken: dict[str, list[float]] = {layout: [] for layout in layouts}
     for layout, turn in interleave(list(layouts), 3):
         start = time.perf_counter()

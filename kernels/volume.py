@@ -68,9 +68,9 @@ def backward(
     # sums of many small numbers, whatever the type of the result
     found = [
         torch.zeros_like(tensor, dtype=torch.float32) if need else tensor.new_empty(0)
-        for tensor, need in zip((planes, decoder, rays), needs, strict=True)
+        for tensor, need in zip((planes, decoder, rays), needs[:3], strict=True)
     ]
-    if B * R and any(needs):
+    if B * R and any(needs[:3]):
         grid, field = _field(planes, rays, pairs, settings)
         raw, tint, share, d_raw = (rays.new_empty(B, R, N, dtype=torch.float32) for _ in range(4))
         _tint_kernel[grid](planes, decoder, rays, depths, grads[0], raw, tint, **field)

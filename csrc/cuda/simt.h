@@ -58,6 +58,19 @@ TALK3D_DEVICE void add_atomically(float* to, Floats4 value) {
 #endif
 }
 
+TALK3D_DEVICE void add_atomically(long long* to, long long value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+}
+TALK3D_DEVICE void max_atomically(uint32_t* to, uint32_t value) { atomicMax(to, value); }
+TALK3D_DEVICE long long nearest(float x) { return __float2ll_rn(x); }
+
+// A matrix of 8 x 8 halves, of whose row lane / 4 a thread holds columns 2t and 2t + 1, transposed.
+TALK3D_DEVICE Pair transpose(Pair a) {
+  Pair found;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(found.bits) : "r"(a.bits));
+  return found;
+}
+
 // Approximate functions of the special function unit, denormals as zero.
 TALK3D_DEVICE float exp2_fast(float x) {  // 2 ulp
   float found;

@@ -28,11 +28,21 @@ __global__ void __launch_bounds__(kThreadsPerBlock, Field::kBlocks)
   Renderer<Field>(arguments, shared, blockIdx.x, threadIdx.x).run();
 }
 
+template <class Field, Wanted kWanted>
+__device__ void differentiate_block(const GradientArguments& arguments) {
+  auto& shared = *reinterpret_cast<GradientShared<Field, kWanted>*>(shared_memory);
+  Differentiator<Field, kWanted>(arguments, shared, blockIdx.x, threadIdx.x).run();
+}
+
 template <class Field>
 __global__ void __launch_bounds__(kThreadsPerBlock, Field::kBlocks)
     render_rays_backward_kernel(const __grid_constant__ GradientArguments arguments) {
-  auto& shared = *reinterpret_cast<GradientShared<Field>*>(shared_memory);
-  Differentiator<Field>(arguments, shared, blockIdx.x, threadIdx.x).run();
+  differentiate_block<Field, Wanted::kPlanes>(arguments);
+}
+// Its shared memory leaves room for one block on a multiprocessor.
+template <class Field, Wanted kWanted>
+__global__ void __maxnreg__(200) render_rays_backward_all_kernel(const __grid_constant__ GradientArguments arguments) {
+  differentiate_block<Field, kWanted>(arguments);
 }
 
 template <class Arguments>
@@ -83,12 +93,20 @@ Tensor packed(const Tensor& planes, const Packing& packing, cudaStream_t stream)
   return found;
 }
 
-// The gradient of packed planes, in floats, to that of the planes.
-Tensor unpacked(const Tensor& gradient, const Tensor& planes, const Packing& packing, cudaStream_t stream) {
+// The gradient of packed planes, in floats or (`fixed`) in fixed point, to that of the planes.
+Tensor unpacked(const Tensor& gradient,
+                const FixedPoint& fixed,
+                const Tensor& planes,
+                const Packing& packing,
+                cudaStream_t stream) {
   Tensor found = torch::stable::empty_like(planes);
   const unsigned int blocks = blocks_for(planes.numel() / 8, kPackThreads);
   with_type(found, [&](auto* to) {
-    unpack_gradient_kernel<<<blocks, kPackThreads, 0, stream>>>(packing, planes.size(0), data(gradient), to);
+    if (fixed.texel_gradients) {
+      unpack_fixed_kernel<<<blocks, kPackThreads, 0, stream>>>(packing, planes.size(0), fixed, to);
+    } else {
+      unpack_gradient_kernel<<<blocks, kPackThreads, 0, stream>>>(packing, planes.size(0), data(gradient), to);
+    }
   });
   check_launch("unpack_gradient");
   return found;
@@ -160,6 +178,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& pla
   return {features, depth, weight, depths, transmittance};
 }
 
+// Launches the kernel that finds no more than it must; in fixed point it runs once before, for the unit.
+void differentiate(
+    GradientArguments& arguments, const Tensor& planes, const Packing& packing, int64_t cameras, cudaStream_t stream) {
+  const int samples = arguments.march.coarse + arguments.march.fine;
+  with_field(planes, packing, [&](auto field) {
+    using Field = typename decltype(field)::type;
+    const auto run_all = [&](auto wanted) {
+      constexpr Wanted kWanted = decltype(wanted)::value;
+      launch(render_rays_backward_all_kernel<Field, kWanted>, arguments, cameras,
+             GradientShared<Field, kWanted>::bytes(samples), stream);
+    };
+    if (arguments.fixed.texel_gradients) {
+      amplification_kernel<<<1, kChannels, 0, stream>>>(arguments.decoder, arguments.fixed.amplification);
+      check_launch("amplification");
+      arguments.measures = true;
+      run_all(std::integral_constant<Wanted, Wanted::kAllFixed>());
+      arguments.measures = false;
+      run_all(std::integral_constant<Wanted, Wanted::kAllFixed>());
+    } else if (arguments.d_decoder || arguments.d_rays) {
+      run_all(std::integral_constant<Wanted, Wanted::kAll>());
+    } else {
+      launch(render_rays_backward_kernel<Field>, arguments, cameras,
+             GradientShared<Field, Wanted::kPlanes>::bytes(samples), stream);
+    }
+  });
+}
+
 std::tuple<Tensor, Tensor, Tensor> render_rays_backward(std::vector<Tensor> grads,
                                                         std::vector<Tensor> saved,
                                                         std::vector<int64_t> pairs,
@@ -167,37 +212,52 @@ std::tuple<Tensor, Tensor, Tensor> render_rays_backward(std::vector<Tensor> grad
                                                         std::vector<bool> needs) {
   const Tensor &planes = saved[0], &decoder = saved[1], &rays = saved[2];
   const torch::stable::accelerator::DeviceGuard guard(planes.get_device_index());
-  STD_TORCH_CHECK(!needs[1] && !needs[2], "the gradient is that of the planes alone");
   check_planes(planes, pairs);
   for (const Tensor& tensor : {decoder, rays, saved[3], saved[4]}) check(tensor, planes, "what was saved");
   for (const Tensor& tensor : grads) check(tensor, planes, "grads");
-  const Tensor none = empty(rays, {0});
   const int64_t B = rays.size(0), R = rays.size(1);
-  if (!needs[0]) return {none, none, none};
+  const bool in_order = needs[0] && needs.size() > 3 && needs[3];
+  const Tensor none = empty(rays, {0});
+  Tensor d_decoder = zeros_if(needs[1], decoder), d_rays = needs[2] ? torch::stable::empty_like(rays) : none;
+  if (!needs[0] && !needs[1] && !needs[2]) return {none, none, none};
 
   const cudaStream_t stream = current_stream(planes);
   const Packing packing(pairs, static_cast<int>(planes.size(2)));
   const int64_t side = packing.size + 2;
   const std::vector<int64_t> sizes{planes.size(0), packing.planes, side, side, kChannels};
-  Tensor gradient = torch::stable::new_zeros(rays, sizes);
+  const std::vector<int64_t> nothing{0}, two{2};
+  Tensor gradient = torch::stable::new_zeros(rays, needs[0] && !in_order ? sizes : nothing);
+  Tensor whole = torch::stable::new_zeros(rays, in_order ? sizes : nothing, ScalarType::Long);
+  Tensor unit = torch::stable::new_zeros(rays, two);  // bits of the largest gradient, and its amplification
+
+  GradientArguments arguments{};
+  if (in_order) {
+    float* const numbers = mutable_data(unit);
+    arguments.fixed = {static_cast<long long*>(whole.data_ptr()), reinterpret_cast<uint32_t*>(numbers), numbers + 1,
+                       FixedPoint::bits_for(B * R * (saved[3].size(2)) * 3)};
+  }
   if (B * R > 0) {
     const Tensor texels = packed(planes, packing, stream);
-    GradientArguments arguments{};
     arguments.texels = texels_of(texels, packing, settings[0]);
     arguments.decoder = data(decoder);
     arguments.rays = data(rays);
     arguments.march = march_of(settings);
     arguments.dealing = Dealing::of(R);
     arguments.from = {data(grads[0]), data(grads[1]), data(grads[2]), data(saved[3]), data(saved[4])};
-    arguments.texel_gradients = mutable_data(gradient);
-    arguments.gradient_batch_stride = planes.size(0) == 1 ? 0 : gradient.numel() / planes.size(0);
-    const int samples = arguments.march.coarse + arguments.march.fine;
-    with_field(planes, packing, [&](auto field) {
-      using Field = typename decltype(field)::type;
-      launch(render_rays_backward_kernel<Field>, arguments, B, GradientShared<Field>::bytes(samples), stream);
-    });
+    arguments.texel_gradients = needs[0] && !in_order ? mutable_data(gradient) : nullptr;
+    arguments.gradient_batch_stride = planes.size(0) == 1 ? 0 : packing.planes * packing.texels() * kChannels;
+    const int64_t blocks = B * arguments.dealing.tiles;
+    const Tensor of_blocks = empty(rays, {needs[1] ? blocks : 0, kDecoderSize});
+    arguments.d_decoder = needs[1] ? mutable_data(of_blocks) : nullptr;
+    arguments.d_rays = needs[2] ? mutable_data(d_rays) : nullptr;
+    differentiate(arguments, planes, packing, B, stream);
+    if (needs[1]) {
+      add_blocks_kernel<<<blocks_for(kDecoderSize, kSumThreads / kSumParts), kSumThreads, 0, stream>>>(
+          blocks, data(of_blocks), mutable_data(d_decoder));
+      check_launch("add_blocks");
+    }
   }
-  return {unpacked(gradient, planes, packing, stream), none, none};
+  return {needs[0] ? unpacked(gradient, arguments.fixed, planes, packing, stream) : none, d_decoder, d_rays};
 }
 
 }  // namespace

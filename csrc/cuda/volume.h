@@ -57,7 +57,26 @@ struct Line {
     within = fmaf(u, texels.cells, Texels::kWhole - whole);
     return bits_of(whole);
   }
+  // Whether a small step along the axis is one on the planes: beyond them it is not.
+  TALK3D_DEVICE bool moves(int axis, float depth) const {
+    const float u = fmaf(depth, direction[axis], origin[axis]);
+    return u > 0.0f && u < 1.0f;
+  }
 };
+
+// Adds to the gradient of a place, in cells along each axis: `weights` are those of a plane's four taps, the two along
+// its width first; d_weights their gradients.
+TALK3D_DEVICE void differentiate_cell(int plane,
+                                      const Floats4& weights,
+                                      const float (&d_weights)[4],
+                                      float (&d_place)[3]) {
+  float &across = d_place[axis_across(plane)], &along = d_place[axis_along(plane)];
+  // two taps together weigh what their row or column does
+  across = fmaf(weights.x + weights.y, d_weights[1] - d_weights[0], across);
+  across = fmaf(weights.z + weights.w, d_weights[3] - d_weights[2], across);
+  along = fmaf(weights.x + weights.z, d_weights[2] - d_weights[0], along);
+  along = fmaf(weights.y + weights.w, d_weights[3] - d_weights[1], along);
+}
 
 // A block takes 64 rays: 8 x 8 pixels where the rays of a camera fill a square picture, row by row, so that neighbours
 // share texels; otherwise 64 in a row. It is a guess about speed alone: any assignment is right.

@@ -1,4 +1,4 @@
-// The derivative of volume rendering with respect to the planes, by one block: 64 rays, 16 a warp. Nothing was kept but
+// The derivative of volume rendering by one block: 64 rays, 16 a warp. Nothing was kept but
 // the sorted depths and the transmittance. A first pass finds densities and what each sample's colour is worth to the
 // loss; from these follow, ray by ray, the gradients of densities and the shares of colours; a second pass evaluates
 // the samples that have any once more, and takes their gradients through the decoder to the texels.
@@ -6,8 +6,16 @@
 
 #include "common/march.h"
 #include "cuda/volume_decoder_backward.h"
+#include "cuda/volume_fixed.h"
 
 namespace talk3d {
+
+// What a kernel can find, so that the one which the training of a driver runs pays for nothing else.
+enum class Wanted {
+  kPlanes,
+  kAll,       // planes, decoder and rays, or some of them
+  kAllFixed,  // the same, with the planes' gradients in fixed point
+};
 
 struct GradientArguments {
   Texels texels;
@@ -16,16 +24,23 @@ struct GradientArguments {
   March march;
   Dealing dealing;
   Cotangents from;
-  float* texel_gradients;         // as the texels, of floats
+  float* texel_gradients;         // as the texels, of floats; null where it is not wanted
   int64_t gradient_batch_stride;  // in floats; 0 where all cameras share the planes
+
+  float* d_decoder;  // [blocks, kDecoderSize], of each block; or null
+  float* d_rays;     // [B * R, 8], or null
+  FixedPoint fixed;
+  bool measures;  // only fixed.largest is found
 };
 
-template <class Field>
+template <class Field, Wanted kWanted>
 struct GradientShared {
   alignas(16) typename Field::Decoder decoder;
   alignas(16) typename Field::Backward backward;
   alignas(16) char taps[kWarpsPerBlock][Field::kTapBytes];
   float scale[kWarpsPerBlock][kRaysPerWarp];
+  struct None {};
+  alignas(16) std::conditional_t<kWanted == Wanted::kPlanes, None, DecoderSums> sums[kWarpsPerBlock];
   // then for each ray of each warp two rows of its samples, and a place more for an odd one
 
   TALK3D_HD static int stride(int samples) { return 2 * (samples + samples % 2) | 1; }  // odd: rays in different banks
@@ -37,20 +52,21 @@ struct GradientShared {
   }
 };
 
-template <class Field>
+template <class Field, Wanted kWanted>
 class Differentiator {
+  using Shared = GradientShared<Field, kWanted>;
+  static constexpr bool kAll = kWanted != Wanted::kPlanes, kFixed = kWanted == Wanted::kAllFixed;
+
  public:
-  TALK3D_DEVICE Differentiator(const GradientArguments& arguments,
-                               GradientShared<Field>& shared,
-                               int64_t block,
-                               int thread)
+  TALK3D_DEVICE Differentiator(const GradientArguments& arguments, Shared& shared, int64_t block, int thread)
       : a_(arguments),
         shared_(shared),
         at_(thread),
         count_(arguments.march.coarse + arguments.march.fine),
-        stride_(GradientShared<Field>::stride(count_)),
+        stride_(Shared::stride(count_)),
         rows_(shared.rows(at_.warp, count_)),
-        camera_(block / arguments.dealing.tiles) {
+        camera_(block / arguments.dealing.tiles),
+        block_(block) {
     const int64_t ray = arguments.dealing.ray(block % arguments.dealing.tiles, at_.warp, at_.lane % kRaysPerWarp);
     const int64_t last = arguments.dealing.rays - 1;
     number_ = camera_ * arguments.dealing.rays + (ray < last ? ray : last);
@@ -69,9 +85,26 @@ class Differentiator {
       for (int c = 0; c < 8; ++c) d_pixel_[row][c] = from[c];
     }
     evaluate_samples(field);
-    if (at_.lane < kRaysPerWarp) differentiate_march(field);
+    uint32_t most = 0;
+    if (at_.lane < kRaysPerWarp) most = differentiate_march(field);
     sync_warp();
+    if constexpr (kFixed) {
+      if (a_.measures) {
+        for (int mask = 1; mask < 32; mask *= 2) {
+          const uint32_t other = shuffle_xor(most, mask);
+          most = most < other ? other : most;
+        }
+        if (at_.lane == 0) max_atomically(a_.fixed.largest, most);
+        return;
+      }
+    }
+    if constexpr (kAll) {
+      share_scale();
+      shared_.sums[at_.warp].clear(at_.lane);
+      sync_warp();
+    }
     differentiate_samples(field);
+    if constexpr (kAll) finish(own);
   }
 
  private:
@@ -102,8 +135,9 @@ class Differentiator {
   }
 
   // For ray `lane`: gradients of the raw densities in the place of these, and each sample's share of the pixel in the
-  // place of what its colour is worth.
-  TALK3D_DEVICE void differentiate_march(const Field& field) {
+  // place of what its colour is worth. Returns the largest gradient of an output of the decoder, as bits: a number that
+  // is none is larger than all others.
+  TALK3D_DEVICE uint32_t differentiate_march(const Field& field) {
     float *density = densities(at_.lane), *worth = worths(at_.lane);
     const float *depths = a_.from.depths + number_ * count_, *through = a_.from.transmittance + number_ * (count_ - 1);
     float weight = 0.0f, depth_sum = 0.0f;
@@ -125,11 +159,16 @@ class Differentiator {
     float shadow = 0.0f, carried = 0.0f, behind = 0.0f, most = 0.0f;  // behind: weight of the interval behind
     float next_density = density[count_ - 1], next_worth = worth[count_ - 1];
     if (count_ % 2) density[count_] = worth[count_] = 0.0f;
+    uint32_t most_bits = 0;
     const auto put = [&](int s, float gradient, float before) {
       const float share = before <= least && behind <= least ? 0.0f : 0.5f * (before + behind);
       density[s] = exists_ ? gradient : 0.0f;
       worth[s] = exists_ ? share : 0.0f;
       most = fmaxf(most, fmaxf(fabsf(gradient), share * largest));
+      if constexpr (kFixed) {
+        const uint32_t bits = exists_ ? bits_of(fabsf(gradient) + 0.0f * share) & 0x7fffffff : 0;
+        most_bits = most_bits < bits ? bits : most_bits;
+      }
     };
     for (int s = count_ - 2; s >= 0; --s) {
       const float here = density[s], here_worth = worth[s];
@@ -152,21 +191,36 @@ class Differentiator {
     put(0, carried, 0.0f);
     // a power of two that brings the ray's gradients near 1, where halves have all their digits
     const bool scalable = most > 0.0f && most < INFINITY;
-    shared_.scale[at_.warp][at_.lane] = scalable ? exp2_fast(-floorf(log2_fast(most))) : 1.0f;
+    // a ray without gradients leaves the choice to others, where they share one
+    shared_.scale[at_.warp][at_.lane] = scalable               ? exp2_fast(-floorf(log2_fast(most)))
+                                        : kAll && most == 0.0f ? INFINITY
+                                                               : 1.0f;
+    return exists_ && bits_of(most) > most_bits ? bits_of(most) : most_bits;
+  }
+
+  // The decoder's sums go over rays, which need one scale: that of the largest gradient.
+  TALK3D_DEVICE void share_scale() {
+    float scale = shared_.scale[at_.warp][at_.lane % kRaysPerWarp];
+    for (int mask = 1; mask < kRaysPerWarp; mask *= 2) scale = fminf(scale, shuffle_xor(scale, mask));
+    if (at_.lane < kRaysPerWarp) shared_.scale[at_.warp][at_.lane] = scale < INFINITY ? scale : 1.0f;
+    sync_warp();
   }
 
   TALK3D_DEVICE void differentiate_samples(Field& field) {
     const int quad = at_.lane & ~3;
     const float own_scale = shared_.scale[at_.warp][at_.ray];
-    float* const gradients = a_.texel_gradients + camera_ * a_.gradient_batch_stride + 8 * at_.t;
+    float factor = 1.0f;  // from gradients to fixed point
+    if constexpr (kFixed) factor = a_.fixed.factor();
     for (int k = 0; k < count_; k += 2) {
       const float d_own = densities(at_.ray)[k + at_.late] * own_scale, own_share = worths(at_.ray)[k + at_.late];
       if (!any(!(d_own == 0.0f && own_share == 0.0f))) continue;
       field.look(own_depth(k));
+      float d_place[3] = {};  // of this thread's sample
 #pragma unroll 1
       for (int tile = 0; tile < 2; ++tile) {
         typename Field::Hidden hidden, *const decoded[1] = {&hidden};
-        field.decode(tile, decoded);
+        typename Field::Features features[1];
+        field.decode(tile, decoded, features);
         float share[2], d_density[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
@@ -178,26 +232,96 @@ class Differentiator {
         field.for_each_color(of, [&](int, int row, int channel, float color) {
           d_color[row][channel] = share[row] * d_pixel_[row][channel] * Field::slope(color);
         });
-        shared_.backward.differentiate(at_, hidden, d_color, d_density, d_features);
+        if constexpr (kAll) {
+          TileSums<typename Field::Operand> sums(
+              shared_.sums[at_.warp], at_,
+              {Field::kHiddenScale, Field::kFeatureScale, own_scale, own_scale * Field::Backward::kHiddenScale},
+              features[0].at, d_density);
+          shared_.backward.differentiate(at_, hidden, d_color, d_density, d_features, sums);
+          place_gradients(field, tile, d_features, d_place);
+          if (!a_.texel_gradients && !a_.fixed.texel_gradients) continue;
+        } else {
+          NoSums none;
+          shared_.backward.differentiate(at_, hidden, d_color, d_density, d_features, none);
+        }
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-          const float unscale = 1.0f / shared_.scale[at_.warp][at_.g + 8 * row];
-          const float (&d)[8] = d_features[row];
+          const float unscale = factor / shared_.scale[at_.warp][at_.g + 8 * row];
           if (share[row] == 0.0f && d_density[row] == 0.0f) continue;
-          field.for_each_tap(2 * tile + row, [&](uint32_t texel, float tap) {
-            const float by = tap * unscale;
-            float* to = gradients + int64_t(texel) * kChannels;
-            add_atomically(to, {d[0] * by, d[1] * by, d[2] * by, d[3] * by});
-            add_atomically(to + 4, {d[4] * by, d[5] * by, d[6] * by, d[7] * by});
-          });
+          field.for_each_tap(2 * tile + row,
+                             [&](uint32_t texel, float tap) { add(texel, d_features[row], tap * unscale); });
         }
       }
+      if constexpr (kAll) move(field, k, d_place);
       sync_warp();  // the taps are read
     }
   }
 
+  // Adds what a texel gets of a sample, this thread's channels.
+  TALK3D_DEVICE void add(uint32_t texel, const float (&d)[8], float by) const {
+    const int64_t at = camera_ * a_.gradient_batch_stride + 8 * at_.t + int64_t(texel) * kChannels;
+    if constexpr (kFixed) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) add_atomically(a_.fixed.texel_gradients + at + c, nearest(d[c] * by));
+    } else {
+      float* const to = a_.texel_gradients + at;
+      add_atomically(to, {d[0] * by, d[1] * by, d[2] * by, d[3] * by});
+      add_atomically(to + 4, {d[4] * by, d[5] * by, d[6] * by, d[7] * by});
+    }
+  }
+
+  // Of two samples of a quad, to the thread that looks after each.
+  TALK3D_DEVICE void place_gradients(const Field& field,
+                                     int tile,
+                                     const float (&d_features)[2][8],
+                                     float (&d_place)[3]) const {
+    if (!a_.d_rays) return;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      float found[3] = {};
+      field.differentiate_place(2 * tile + row, d_features[row], found);
+#pragma unroll
+      for (int axis = 0; axis < 3; ++axis) {
+        found[axis] += shuffle_xor(found[axis], 1);
+        found[axis] += shuffle_xor(found[axis], 2);
+        if (at_.t == 2 * tile + row) d_place[axis] = found[axis];
+      }
+    }
+  }
+
+  // The gradient of this thread's sample, to that of its ray.
+  TALK3D_DEVICE void move(const Field& field, int k, const float (&d_place)[3]) {
+    const float depth = own_depth(k), unscale = 1.0f / shared_.scale[at_.warp][at_.ray];
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) {
+      const float d = field.moves(axis, depth) ? d_place[axis] * unscale : 0.0f;
+      d_line_[axis] += d;
+      d_line_[3 + axis] = fmaf(d, depth, d_line_[3 + axis]);
+    }
+  }
+
+  TALK3D_DEVICE void finish(int64_t own) {
+    if (a_.d_rays) {
+      const float cells = 0.5f * a_.texels.scale * a_.texels.size;  // in a unit of the world
+      const bool exists = shuffle(int(exists_), at_.ray) && !at_.late;
+#pragma unroll
+      for (int k = 0; k < 6; ++k) {
+        const float sum = d_line_[k] + shuffle_xor(d_line_[k], 2);
+        if (exists) a_.d_rays[8 * own + k] = sum * cells;
+      }
+      if (exists) a_.d_rays[8 * own + 6] = a_.d_rays[8 * own + 7] = 0.0f;  // near and far are constants
+    }
+    sync_block();
+    if (!a_.d_decoder) return;
+    for (int at = at_.thread; at < kDecoderSize; at += kThreadsPerBlock) {
+      float sum = 0.0f;
+      for (int warp = 0; warp < kWarpsPerBlock; ++warp) sum += shared_.sums[warp].flat(at);
+      a_.d_decoder[block_ * kDecoderSize + at] = sum;
+    }
+  }
+
   const GradientArguments& a_;
-  GradientShared<Field>& shared_;
+  Shared& shared_;
   const Place at_;
   const int count_, stride_;
   float* const rows_;
@@ -205,7 +329,9 @@ class Differentiator {
   int64_t number_;  // of ray lane % 16
   bool exists_;
   const float* depths_;  // those of this thread's ray
-  float d_pixel_[2][8];  // gradient of the features of rows g and g + 8, channels 8t to 8t + 7
+  const int64_t block_;
+  float d_line_[6] = {};  // gradient of the origin and the direction of this thread's ray, of its samples, in cells
+  float d_pixel_[2][8];   // gradient of the features of rows g and g + 8, channels 8t to 8t + 7
 };
 
 }  // namespace talk3d

@@ -1,8 +1,7 @@
 // The way back through the decoder: from the last layer's output to the features, on tensor cores.
 #pragma once
 
-#include "cuda/volume_float.h"
-#include "cuda/volume_half.h"
+#include "cuda/volume_sums.h"
 
 namespace talk3d {
 
@@ -29,18 +28,23 @@ struct HalfDecoderBackward {
     }
   }
 
-  // Channels 8t to 8t + 7 of rows g and g + 8.
-  template <class Hidden>
+  static constexpr float kHiddenScale = 1.0f;  // of what flows back to hidden units
+
+  // Channels 8t to 8t + 7 of rows g and g + 8. On the way `to` gets what the decoder's own gradient is made of.
+  template <class Hidden, class Sums>
   TALK3D_DEVICE void differentiate(const Place& place,
                                    const Hidden& hidden,
                                    const float (&d_color)[2][8],
                                    const float (&d_density)[2],
-                                   float (&d_features)[2][8]) const {
+                                   float (&d_features)[2][8],
+                                   Sums& to) const {
     Pair d_out[4][2];  // of a tile of colours: columns 2t and 2t + 1 of rows g and g + 8
 #pragma unroll
     for (int k = 0; k < 4; ++k)
 #pragma unroll
       for (int row = 0; row < 2; ++row) d_out[k][row] = pack(d_color[row][2 * k], d_color[row][2 * k + 1]);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to.put_out(k, d_out[k][0], d_out[k][1]);
     Floats4 sums[4] = {};
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -59,6 +63,7 @@ struct HalfDecoderBackward {
         d_hidden[2 * k] = pack(d.x * slope(low(h[2 * k])), d.y * slope(high(h[2 * k])));
         d_hidden[2 * k + 1] = pack(d.z * slope(low(h[2 * k + 1])), d.w * slope(high(h[2 * k + 1])));
       }
+      to.put_hidden(step, hidden.at[step], d_hidden);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const Quad w = w0[j][step / 2][place.lane];
@@ -95,18 +100,23 @@ struct FloatDecoderBackward {
     }
   }
 
-  template <class Hidden>
+  static constexpr float kHiddenScale = kWeightScale;
+
+  template <class Hidden, class Sums>
   TALK3D_DEVICE void differentiate(const Place& place,
                                    const Hidden& hidden,
                                    const float (&d_color)[2][8],
                                    const float (&d_density)[2],
-                                   float (&d_features)[2][8]) const {
+                                   float (&d_features)[2][8],
+                                   Sums& to) const {
     Split d_out[2][4];  // of two tiles of colours, a left operand
 #pragma unroll
     for (int k = 0; k < 4; ++k)
 #pragma unroll
       for (int row = 0; row < 2; ++row)
         d_out[k / 2][2 * (k % 2) + row] = Split(d_color[row][2 * k], d_color[row][2 * k + 1]);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to.put_out(k, d_out[k / 2][2 * (k % 2)], d_out[k / 2][2 * (k % 2) + 1]);
     Floats4 sums[4] = {};
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -120,10 +130,11 @@ struct FloatDecoderBackward {
         d = mma_rests(d_out[1], true, w, mma_rests(d_out[0], false, w, d));
         d = mma_heads(d_out[1], true, w, mma_heads(d_out[0], false, w, d));
         const Split(&h)[4] = hidden.at[step];
-        const auto slope = [](float h) { return 1.0f - exp2_fast(h * (-1.0f / kHiddenScale)); };
+        const auto slope = [](float h) { return 1.0f - exp2_fast(h * (-1.0f / talk3d::kHiddenScale)); };
         d_hidden[2 * k] = Split(d.x * slope(h[2 * k].left()), d.y * slope(h[2 * k].right()));
         d_hidden[2 * k + 1] = Split(d.z * slope(h[2 * k + 1].left()), d.w * slope(h[2 * k + 1].right()));
       }
+      to.put_hidden(step, hidden.at[step], d_hidden);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const SplitQuad w = w0[j][step / 2][place.lane];

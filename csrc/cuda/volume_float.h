@@ -3,7 +3,7 @@
 // last bit of a float. Everything else is as in volume_half.h, with floats in the place of halves.
 #pragma once
 
-#include "common/march.h"
+#include "common/math.h"
 #include "cuda/volume_decoder.h"
 
 namespace talk3d {
@@ -58,7 +58,7 @@ struct FloatDecoder {
   Floats4 b0[8][4];
   SplitQuad w1[4][2][32];  // to -x in base 2: colours are sigmoids
   Floats4 b1[4][4];
-  SplitQuad density[2][4];
+  Floats4 density[4][4];  // for t: the weights of its four units of sixteen
   float density_bias;
 
   static constexpr float kOutScale = kHiddenScale * kWeightScale;
@@ -71,8 +71,12 @@ struct FloatDecoder {
       // hidden units are softplus / ln 2 of their input: with the base of the sigmoid that leaves the sign
       w1[j / 2][j % 2][lane].fill(-kWeightScale, [&](int k) { return from.color(j / 2, j % 2, lane, k); });
     }
-    for (int at = thread; at < 2 * 4; at += kThreadsPerBlock)
-      density[at / 4][at % 4].fill(kWeightScale * kLn2, [&](int k) { return from.density(at / 4, at % 4, k); });
+    for (int at = thread; at < 4 * 4; at += kThreadsPerBlock) {
+      const int step = at / 4, t = at % 4;
+      const Two first = from.density_back(2 * step, t) * (kLn2 / kHiddenScale);
+      const Two second = from.density_back(2 * step + 1, t) * (kLn2 / kHiddenScale);
+      density[step][t] = {first.low, first.high, second.low, second.high};
+    }
     for (int at = thread; at < 8 * 4; at += kThreadsPerBlock) {
       const int j = at / 4, t = at % 4;
       const Two hidden = from.hidden_bias(j, t) * (kHiddenScale * kLog2E);
@@ -97,6 +101,11 @@ class FloatField {
   static constexpr int kSampleBytes = 16 * (kPlanes + 1);
   static constexpr int kQuadBytes = 4 * kSampleBytes + 16;  // spreads the quads over the banks of the memory
   static constexpr int kTapBytes = 8 * kQuadBytes;          // of a warp
+  using Operand = Split;
+  struct Features {
+    Split at[2][4];  // of rows g and g + 8: channels 8t to 8t + 7
+  };
+  static constexpr float kFeatureScale = 3.0f * talk3d::kFeatureScale, kHiddenScale = talk3d::kHiddenScale / kLn2;
   struct Hidden {
     Split at[4][4];  // of 16 rows: left operands for 16 units each
   };
@@ -141,25 +150,19 @@ class FloatField {
   TALK3D_DEVICE void evaluate(float depth, Hidden& nearer, Hidden& farther, float (&density)[2][2]) {
     Hidden* const hidden[2] = {&nearer, &farther};
     look(depth);
-    decode(0, hidden);
+    Features features[2];
+    for (auto& tile : density) tile[0] = tile[1] = 0.0f;
+    decode(0, hidden, features, density);
     sync_warp();
-    Floats4 raw[2] = {};
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      const Split(&h)[4][4] = hidden[tile]->at;
-#pragma unroll
-      for (int step = 0; step < 4; ++step)
-        raw[tile] = mma_rests(h[step], step % 2, decoder_.density[step / 2][lane_ % 4], raw[tile]);
-#pragma unroll
-      for (int step = 0; step < 4; ++step)
-        raw[tile] = mma_heads(h[step], step % 2, decoder_.density[step / 2][lane_ % 4], raw[tile]);
-    }
     const float bias = decoder_.density_bias;
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      density[tile][0] = fmaf(raw[tile].x, 1.0f / Decoder::kOutScale, bias);
-      density[tile][1] = fmaf(raw[tile].z, 1.0f / Decoder::kOutScale, bias);
-    }
+    for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        float& sum = density[tile][row];
+        sum += shuffle_xor(sum, 1);
+        sum += shuffle_xor(sum, 2) + bias;
+      }
   }
 
   TALK3D_DEVICE void look(float depth) {
@@ -167,8 +170,17 @@ class FloatField {
     sync_warp();
   }
   template <int kTiles>
-  TALK3D_DEVICE void decode(int first, Hidden* const (&hidden)[kTiles]) const {
-    Split features[kTiles][2][4];  // of 16 channels: a left operand
+  TALK3D_DEVICE void decode(int first, Hidden* const (&hidden)[kTiles], Features (&features)[kTiles]) const {
+    float unused[kTiles][2] = {};
+    decode(first, hidden, features, unused);
+  }
+  // And to this thread's part of the density of rows g and g + 8. A tensor core would cut off its sums, and density is
+  // what a picture is most sensitive to.
+  template <int kTiles>
+  TALK3D_DEVICE void decode(int first,
+                            Hidden* const (&hidden)[kTiles],
+                            Features (&features)[kTiles],
+                            float (&density)[kTiles][2]) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
@@ -176,7 +188,7 @@ class FloatField {
         float sum[8];
         gather(2 * (first + tile) + row, sum);
 #pragma unroll
-        for (int c = 0; c < 4; ++c) features[tile][c / 2][2 * (c % 2) + row] = Split(sum[2 * c], sum[2 * c + 1]);
+        for (int c = 0; c < 4; ++c) features[tile].at[row][c] = Split(sum[2 * c], sum[2 * c + 1]);
       }
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -184,11 +196,17 @@ class FloatField {
       const Floats4 bias = decoder_.b0[j][lane_ % 4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const auto& f = features[tile];
+        const auto& of = features[tile].at;
+        const Split f[2][4] = {{of[0][0], of[1][0], of[0][1], of[1][1]}, {of[0][2], of[1][2], of[0][3], of[1][3]}};
         Floats4 sum = mma_rests(f[1], true, w, mma_rests(f[0], false, w, bias));
         sum = mma_heads(f[1], true, w, mma_heads(f[0], false, w, sum));
-        hidden[tile]->at[j / 2][2 * (j % 2)] = Split(softplus2(sum.x), softplus2(sum.y));
-        hidden[tile]->at[j / 2][2 * (j % 2) + 1] = Split(softplus2(sum.z), softplus2(sum.w));
+        sum = {softplus2(sum.x), softplus2(sum.y), softplus2(sum.z), softplus2(sum.w)};
+        hidden[tile]->at[j / 2][2 * (j % 2)] = Split(sum.x, sum.y);
+        hidden[tile]->at[j / 2][2 * (j % 2) + 1] = Split(sum.z, sum.w);
+        const Floats4 v = decoder_.density[j / 2][lane_ % 4];
+        const float left = j % 2 ? v.z : v.x, right = j % 2 ? v.w : v.y;
+        density[tile][0] = fmaf(sum.y, right, fmaf(sum.x, left, density[tile][0]));
+        density[tile][1] = fmaf(sum.w, right, fmaf(sum.z, left, density[tile][1]));
       }
     }
   }
@@ -236,16 +254,18 @@ class FloatField {
     });
   }
 
-  // What the interval between two samples lets through, and the derivative of its opacity with respect to either
-  // density.
+  // What the interval between two samples lets through, as common/march.h has it, and the derivative of its opacity
+  // with respect to either density.
   TALK3D_DEVICE float transparency(float density, float next_density, float gap) const {
-    return interval_transparency<Lane>(density, next_density, gap).v;
+    const Lane raw = fmaf(density + next_density, 0.5f, -1.0f);
+    return exp_of_less(softplus(raw).v * gap);
   }
   TALK3D_DEVICE float transparency(float density, float next_density, float gap, float& rise) const {
+    const Lane raw = fmaf(density + next_density, 0.5f, -1.0f);
     Lane slope;
-    const Lane clear = interval_transparency<Lane>(density, next_density, gap, slope);
-    rise = slope.v;
-    return clear.v;
+    const float clear = exp_of_less(softplus(raw, slope).v * gap);
+    rise = 0.5f * gap * clear * slope.v;
+    return clear;
   }
 
   // As in HalfField.
@@ -257,12 +277,39 @@ class FloatField {
     for (int p = 0; p < kPlanes; ++p) {
       const Floats4 by = *reinterpret_cast<const Floats4*>(sample + 16 * (p + 1));
       const uint32_t top = top_of(tops, p);
-      use(top, by.x * (1.0f / kFeatureScale));
-      use(top + 1, by.y * (1.0f / kFeatureScale));
-      use(top + texels_.pitch, by.z * (1.0f / kFeatureScale));
-      use(top + texels_.pitch + 1, by.w * (1.0f / kFeatureScale));
+      use(top, by.x * (1.0f / talk3d::kFeatureScale));
+      use(top + 1, by.y * (1.0f / talk3d::kFeatureScale));
+      use(top + texels_.pitch, by.z * (1.0f / talk3d::kFeatureScale));
+      use(top + texels_.pitch + 1, by.w * (1.0f / talk3d::kFeatureScale));
     }
   }
+
+  // As in HalfField.
+  TALK3D_DEVICE void differentiate_place(int number, const float (&d_features)[8], float (&d_place)[3]) const {
+    const char* sample = quad_ + number * kSampleBytes;
+    const Quad tops = *reinterpret_cast<const Quad*>(sample);
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) {
+      const Floats4 by = *reinterpret_cast<const Floats4*>(sample + 16 * (p + 1));
+      const Texel* const above = base_ + top_of(tops, p);
+      const Texel* const rows[2] = {above, above + texels_.pitch};
+      float d_weights[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        d_weights[k] = 0.0f;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const Floats4 from = load_floats(&rows[k / 2][k % 2].at[half].x);
+          const float channels[4] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+          for (int c = 0; c < 4; ++c) d_weights[k] = fmaf(channels[c], d_features[4 * half + c], d_weights[k]);
+        }
+        d_weights[k] *= 1.0f / talk3d::kFeatureScale;  // which the weights of the taps come with
+      }
+      differentiate_cell(p, by, d_weights, d_place);
+    }
+  }
+  TALK3D_DEVICE bool moves(int axis, float depth) const { return line_.moves(axis, depth); }
 
   // A colour is 1.002 sigmoid(x) - 0.001; a feature is twice the sum of what is seen, less 1.
   TALK3D_DEVICE static float feature(float color) { return fmaf(color, 2.004f, -0.002f); }
@@ -270,14 +317,20 @@ class FloatField {
   TALK3D_DEVICE static float pixel(float sum, float weight) { return fmaf(sum, 1.002f, -0.001f * weight); }
 
  private:
+  // e^-x; near 0 by its series, whose result is rounded once, so that next to nothing is not lost in what remains of 1.
+  TALK3D_DEVICE static float exp_of_less(float x) {
+    const float series = fmaf(x, fmaf(x, fmaf(x, -1.0f / 6.0f, 0.5f), -1.0f), 1.0f);
+    return x < 0x1p-6f ? series : exp_negative(Lane(-x)).v;
+  }
+
   struct Texel {
     Floats4 at[kTexelBytes / sizeof(Floats4)];
   };
 
   // log2(1 + 2^y) times the scale of hidden units, which y comes with. Off by 2^-22 of its unscaled value or of 1.
   TALK3D_DEVICE static float softplus2(float scaled) {
-    const float z = exp2_fast(-fabsf(scaled) * (1.0f / kHiddenScale));
-    return fmaf(log2_fast(1.0f + z), kHiddenScale, fmaxf(scaled, 0.0f));
+    const float z = exp2_fast(-fabsf(scaled) * (1.0f / talk3d::kHiddenScale));
+    return fmaf(log2_fast(1.0f + z), talk3d::kHiddenScale, fmaxf(scaled, 0.0f));
   }
   // 1 / (1 + 2^y), where y comes with the scale of the outputs.
   TALK3D_DEVICE static float sigmoid2(float scaled) {
@@ -303,7 +356,7 @@ class FloatField {
     for (int p = 0; p < kPlanes; ++p) {
       const auto &across = share[axis_across(p)], &along = share[axis_along(p)];
       top[p] = cell[axis_along(p)] * texels_.pitch + (cell[axis_across(p)] + texels_.first[p]);
-      const float above = kFeatureScale * along[0], below = kFeatureScale * along[1];
+      const float above = talk3d::kFeatureScale * along[0], below = talk3d::kFeatureScale * along[1];
       *reinterpret_cast<Floats4*>(mine_ + 16 * (p + 1)) = {across[0] * above, across[1] * above, across[0] * below,
                                                            across[1] * below};
     }

@@ -60,6 +60,17 @@ TALK3D_DEVICE Pair softplus2(float left, float right) {
   return fma(p, z, pack_positive(left, right));
 }
 
+// log2(1 + e) and 2^-x for numbers that are not negative. The special function unit is off by 2^-22, which is much for
+// a ray that meets next to nothing: near 0 their series have all digits.
+TALK3D_DEVICE float log2_of_more(float e) {
+  const float series = e * fmaf(e, fmaf(e, 0.48089835f, -0.72134752f), kLog2E);
+  return e < 0x1p-6f ? series : log2_fast(1.0f + e);
+}
+TALK3D_DEVICE float exp2_of_less(float x) {
+  const float series = fmaf(x, fmaf(x, fmaf(x, -0.055504109f, 0.24022651f), -kLn2), 1.0f);
+  return x < 0x1p-5f ? series : exp2_fast(-x);
+}
+
 struct HalfDecoderBackward;
 
 template <int kPlanes>
@@ -73,6 +84,11 @@ class HalfField {
   // of the taps of a quad's four samples: the last 16 bytes spread the quads over the banks of the memory
   static constexpr int kQuadBytes = 4 * kSampleBytes + 16;
   static constexpr int kTapBytes = 8 * kQuadBytes;  // of a warp
+  using Operand = Pair;
+  struct Features {
+    Pair at[2][4];  // of rows g and g + 8: channels 8t to 8t + 7; the left operand of the first layer
+  };
+  static constexpr float kFeatureScale = 3.0f, kHiddenScale = 1 / kLn2;  // they come as so many times what they are
   struct Hidden {
     Pair at[4][4];  // of 16 rows: left operands for 16 units each
   };
@@ -116,7 +132,8 @@ class HalfField {
   TALK3D_DEVICE void evaluate(float depth, Hidden& nearer, Hidden& farther, float (&density)[2][2]) {
     Hidden* const hidden[2] = {&nearer, &farther};
     look(depth);
-    decode(0, hidden);
+    Features features[2];
+    decode(0, hidden, features);
     sync_warp();
     Floats4 raw[2] = {};
 #pragma unroll
@@ -143,19 +160,18 @@ class HalfField {
   }
   // Then the hidden activations of some tiles from `first` on; the taps stay.
   template <int kTiles>
-  TALK3D_DEVICE void decode(int first, Hidden* const (&hidden)[kTiles]) const {
-    Pair features[kTiles][2][4];
+  TALK3D_DEVICE void decode(int first, Hidden* const (&hidden)[kTiles], Features (&features)[kTiles]) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-      for (int row = 0; row < 2; ++row) gather(2 * (first + tile) + row, features[tile][row]);
+      for (int row = 0; row < 2; ++row) gather(2 * (first + tile) + row, features[tile].at[row]);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const Quad w = decoder_.w0[j][lane_];
       const Floats4 bias = decoder_.b0[j][lane_ % 4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const auto& f = features[tile];
+        const auto& f = features[tile].at;
         Floats4 sum = mma(f[0][0], f[1][0], f[0][1], f[1][1], w.x, w.y, bias);
         sum = mma(f[0][2], f[1][2], f[0][3], f[1][3], w.z, w.w, sum);
         hidden[tile]->at[j / 2][2 * (j % 2)] = softplus2(sum.x, sum.y);
@@ -209,8 +225,7 @@ class HalfField {
     });
   }
 
-  // What the interval between two samples lets through, as common/march.h has it: off by 2^-22, which is less than what
-  // the densities have lost.
+  // What the interval between two samples lets through, as common/march.h has it.
   TALK3D_DEVICE float transparency(float density, float next_density, float gap) const {
     float rise;
     return transparency(density, next_density, gap, rise);
@@ -218,8 +233,8 @@ class HalfField {
   // The same, and the derivative of the opacity with respect to either density.
   TALK3D_DEVICE float transparency(float density, float next_density, float gap, float& rise) const {
     const float raw = fmaf(density + next_density, 0.5f * kLog2E, offset_);  // in base 2
-    const float e = exp2_fast(-fabsf(raw)), thick = fmaxf(raw, 0.0f) + log2_fast(1.0f + e);
-    const float clear = exp2_fast(-thick * gap);
+    const float e = exp2_fast(-fabsf(raw)), thick = fmaxf(raw, 0.0f) + log2_of_more(e);
+    const float clear = exp2_of_less(thick * gap);
     rise = 0.5f * gap * clear * ((raw < 0.0f ? e : 1.0f) * reciprocal_fast(1.0f + e));
     return clear;
   }
@@ -237,6 +252,30 @@ class HalfField {
       use(taps.y + 1, high({taps.w}));
     }
   }
+
+  // The gradient of the place of sample `number` from that of the features it sees, this thread's channels.
+  TALK3D_DEVICE void differentiate_place(int number, const float (&d_features)[8], float (&d_place)[3]) const {
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) {
+      const Quad taps = *reinterpret_cast<const Quad*>(quad_ + number * kSampleBytes + 16 * p);
+      const Texel* const rows[2] = {base_ + taps.x, base_ + taps.y};
+      float d_weights[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const Quad texel = load_quad(rows[k / 2][k % 2].at);
+        const Pair channels[4] = {{texel.x}, {texel.y}, {texel.z}, {texel.w}};
+        d_weights[k] = 0.0f;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          d_weights[k] = fmaf(low(channels[c]), d_features[2 * c], d_weights[k]);
+          d_weights[k] = fmaf(high(channels[c]), d_features[2 * c + 1], d_weights[k]);
+        }
+      }
+      const Pair above{taps.z}, below{taps.w};
+      differentiate_cell(p, {low(above), high(above), low(below), high(below)}, d_weights, d_place);
+    }
+  }
+  TALK3D_DEVICE bool moves(int axis, float depth) const { return line_.moves(axis, depth); }
 
   // A colour is 1.002 sigmoid(x) - 0.001, here with its half tangent; a feature is twice the sum of what is seen,
   // less 1.

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include "common/packing.h"
+#include "cuda/volume_fixed.h"
 
 namespace talk3d {
 
@@ -59,6 +60,48 @@ __global__ void __launch_bounds__(kPackThreads)
   Eight<T> found;
   for (int c = 0; c < 8; ++c) from_float(channels[c], found.at[c]);
   *reinterpret_cast<Eight<T>*>(to + at * 8) = found;
+}
+
+// The same from sums in fixed point.
+template <class T>
+__global__ void __launch_bounds__(kPackThreads) unpack_fixed_kernel(const __grid_constant__ Packing packing,
+                                                                    int64_t sets,
+                                                                    const __grid_constant__ FixedPoint fixed,
+                                                                    T* __restrict__ to) {  // [S, P, H, W, 32]
+  const int64_t at = int64_t(blockIdx.x) * kPackThreads + threadIdx.x, texel = at / kGroups;
+  const int64_t texels = packing.given * int64_t(packing.size) * packing.size;
+  if (texel >= sets * texels) return;
+  const int64_t source = texel / texels * packing.planes * packing.texels() + packing.packed_texel(texel % texels);
+  const long long* channels = fixed.texel_gradients + (source * kGroups + at % kGroups) * 8;
+  const float factor = fixed.factor();
+  Eight<T> found;
+  for (int c = 0; c < 8; ++c) from_float(fixed.value(channels[c], factor), found.at[c]);
+  *reinterpret_cast<Eight<T>*>(to + at * 8) = found;
+}
+
+// One block: a thread for each channel.
+__global__ void amplification_kernel(const float* __restrict__ decoder, float* __restrict__ to) {
+  float largest = amplification_of(decoder, threadIdx.x);
+  for (int mask = 1; mask < kChannels; mask *= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
+  if (threadIdx.x == 0) *to = largest;
+}
+
+constexpr int kSumThreads = 256, kSumParts = 8;  // of each number, so many threads add up a part of the blocks
+
+// [blocks, kDecoderSize] to their sum, always in the same order.
+__global__ void __launch_bounds__(kSumThreads)
+    add_blocks_kernel(int64_t blocks, const float* __restrict__ from, float* __restrict__ to) {
+  __shared__ float sums[kSumParts][kSumThreads / kSumParts];
+  const int column = threadIdx.x % (kSumThreads / kSumParts), part = threadIdx.x / (kSumThreads / kSumParts);
+  const int64_t at = int64_t(blockIdx.x) * (kSumThreads / kSumParts) + column;
+  float sum = 0.0f;
+  for (int64_t block = part; at < kDecoderSize && block < blocks; block += kSumParts)
+    sum += from[block * kDecoderSize + at];
+  sums[part][column] = sum;
+  __syncthreads();
+  if (part || at >= kDecoderSize) return;
+  for (int k = 1; k < kSumParts; ++k) sum += sums[k][column];
+  to[at] = sum;
 }
 
 }  // namespace talk3d

@@ -151,6 +151,8 @@ def render_rays(
         Differentiable once, to planes, decoder, origins and directions. As in the published code sample depths are
         constants, but the positions they lead to are not. The backward recomputes; it keeps two numbers per sample.
         A ray that misses the box has features -1 (or 1 over white), weight 0 and zero gradients.
+        With ``torch.use_deterministic_algorithms`` the gradients that ``"cuda"`` finds are the same bits every time, at
+        the price of a second look and of 8 bytes a channel of the planes.
     """
     hidden = _check(planes, decoder, origins, directions)
     jitter = _check_noise("jitter", jitter, origins, options.coarse)
@@ -260,7 +262,7 @@ def _outputs(planes: Tensor, decoder: Tensor, settings: _Settings) -> int:
 
 
 def _fake_backward(grads, saved, pairs, settings, needs):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t) if n else t.new_empty(0) for t, n in zip(saved[:3], needs, strict=True))
+    return tuple(torch.empty_like(t) if n else t.new_empty(0) for t, n in zip(saved[:3], needs[:3], strict=True))
 
 
 _forward = Operator(
@@ -269,7 +271,8 @@ _forward = Operator(
     fake=_fake_forward,
 )
 _backward = Operator(
-    # grads: of features, depth and weight. saved: planes, decoder, rays, depths, transmittance. needs: the first three.
+    # grads: of features, depth and weight. saved: planes, decoder, rays, depths, transmittance. needs: the first three,
+    # and, if there is a fourth and it is true, sums that come out the same however threads take turns.
     "render_rays_backward(Tensor[] grads, Tensor[] saved, int[] pairs, float[] settings, bool[] needs)"
     " -> (Tensor d_planes, Tensor d_decoder, Tensor d_rays)",
     fake=_fake_backward,
@@ -285,8 +288,9 @@ def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
 def _differentiate(ctx, d_features, d_depth, d_weight, *_):  # type: ignore[no-untyped-def]
     grads = [grad.contiguous() for grad in (d_features, d_depth, d_weight)]
     needs = list(ctx.needs_input_grad[:3])
+    in_order = [True] if torch.are_deterministic_algorithms_enabled() else []
     with annotate("render.bwd"):
-        found = _backward(grads, list(ctx.saved_tensors), *ctx.options, needs, impl=ctx.impl)
+        found = _backward(grads, list(ctx.saved_tensors), *ctx.options, needs + in_order, impl=ctx.impl)
     return *(grad if need else None for grad, need in zip(found, needs, strict=True)), None, None, None, None
 
 
@@ -312,9 +316,15 @@ def _cpu(planes: Tensor, decoder: Tensor, numbers: list[float], _: list[bool] | 
     return _few_texels(planes) or _published_size(planes, decoder, numbers)
 
 
-# Floats that a ray may take in shared memory: those of 64 rays then fit into the 99 KiB of the smallest GPU, beside the
-# decoder and what else is there.
-_LONGEST_ROW = {"forward": {torch.float32: 224, None: 284}, "backward": {torch.float32: 220, None: 284}}
+# Shared memory of the CUDA kernels in bytes: what a block needs beside its 64 rays, 3 planes of 16 bits or of float32.
+_SHARED = {"forward": (23952, 42512), "planes": (24736, 43296), "all": (103056, 121616)}
+_SMALLEST_SHARED = 99 * 1024  # that any GPU gives a block: compute capability 8.6, 8.9 and 12.0
+
+
+def _shared_bytes(kind: str, coarse: int, fine: int, dtype: torch.dtype) -> int:
+    """What a block takes, with the floats of its rays: depths and weights, or densities and shares of colours."""
+    longest = coarse + max(coarse, fine) + 4 if kind == "forward" else 2 * (coarse + fine + 1)
+    return _SHARED[kind][dtype == torch.float32] + 64 * 4 * (longest + 1)
 
 
 def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[bool] | None = None) -> str | None:
@@ -325,16 +335,18 @@ def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[boo
         )
     if planes.shape[2] != planes.shape[3] or planes.shape[2] > 4096:
         return f"it takes square planes of at most 4096 x 4096 texels, not {planes.shape[2]} x {planes.shape[3]}"
-    if needs and any(needs[1:]):
-        return "it finds the gradient of the planes, not those of the decoder and the rays"
-    settings = _Settings(*numbers)
-    coarse, fine = settings.coarse, settings.fine
-    row = 2 * (coarse + fine + 1) if needs else coarse + max(coarse, fine) + 5
-    longest = _LONGEST_ROW["backward" if needs else "forward"]
-    if row > longest.get(planes.dtype, longest[None]):
-        return f"its shared memory is too small for {coarse:.0f} coarse and {fine:.0f} fine samples"
     if planes.is_cuda and (capability := torch.cuda.get_device_capability(planes.device)) < (8, 0):
         return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
+    settings = _Settings(*numbers)
+    kind = "forward" if needs is None else "all" if any(needs[1:]) else "planes"
+    room = _SMALLEST_SHARED
+    if planes.is_cuda:
+        room = max(room, torch.cuda.get_device_properties(planes.device).shared_memory_per_block_optin)
+    if _shared_bytes(kind, int(settings.coarse), int(settings.fine), planes.dtype) > room:
+        return (
+            f"its shared memory of {room // 1024} KiB is too small for {settings.coarse:.0f} coarse and "
+            f"{settings.fine:.0f} fine samples{', with gradients of decoder or rays' if kind == 'all' else ''}"
+        )
     return _published_size(planes, decoder, numbers)
 
 

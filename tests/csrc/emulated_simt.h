@@ -152,6 +152,22 @@ inline void add_atomically(float* to, Floats4 value) {
   to[3] += value.w;
 }
 
+inline void add_atomically(long long* to, long long value) { *to += value; }
+inline void max_atomically(uint32_t* to, uint32_t value) { *to = *to < value ? value : *to; }
+inline long long nearest(float x) { return std::llrint(x); }
+
+inline Pair transpose(Pair a) {
+  EmulatedBlock& block = *EmulatedBlock::current;
+  const char* all = block.exchange(&a, sizeof a);
+  const int row = block.lane() / 4, column = block.lane() % 4 * 2;
+  uint16_t numbers[2];
+  for (int k = 0; k < 2; ++k)  // row `column + k` of the matrix, of it the column `row`
+    std::memcpy(&numbers[k], all + ((column + k) * 4 + row / 2) * EmulatedBlock::kSlot + row % 2 * 2, 2);
+  Pair found;
+  std::memcpy(&found, numbers, sizeof found);
+  return found;
+}
+
 inline uint32_t bits_of(float a) {
   uint32_t bits;
   std::memcpy(&bits, &a, 4);

@@ -22,7 +22,7 @@ class Sizes(Structure):
         *(("cameras", c_int64), ("rays", c_int64), ("sets", c_int32), ("size", c_int32), ("planes", c_int32)),
         *(("scale", c_float), ("coarse", c_int32), ("fine", c_int32), ("disparity", c_int32)),
         *(("white_back", c_int32), ("clamp_depth", c_int32), ("min_weight", c_float)),
-        ("floats", c_int32),
+        *(("floats", c_int32), ("backwards", c_int32)),
     ]
 
 
@@ -38,12 +38,18 @@ class Cotangents(Structure):
     _fields_ = [(name, c_void_p) for name in ("features", "depth", "weight", "depths", "transmittance")]
 
 
+class Gradients(Structure):
+    _fields_ = [(name, c_void_p) for name in ("texels", "fixed", "decoder", "rays")]
+
+
 class Emulator:
     """The kernels, compiled by the C++ compiler.
 
     Args:
         folder: Where the library is built.
     """
+
+    backwards = False  # whether the last block of the backward comes first
 
     def __init__(self, folder: Path) -> None:
         library = folder / "emulated.so"
@@ -52,7 +58,7 @@ class Emulator:
         self._library = ctypes.CDLL(str(library))
         self._library.deal.argtypes = [c_int64, c_void_p]
         self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]
-        given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), c_void_p]
+        given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), POINTER(Gradients)]
         self._library.differentiate.argtypes = given
         self._library.shared_bytes.argtypes, self._library.shared_bytes.restype = [POINTER(Sizes), c_int32], c_int64
 
@@ -67,10 +73,10 @@ class Emulator:
         self._library.deal(rays, order.data_ptr())
         return order
 
-    def shared_bytes(self, dtype: torch.dtype, planes: int, *, coarse: int, fine: int, backward: bool) -> int:
-        """Shared memory of a block."""
+    def shared_bytes(self, dtype: torch.dtype, planes: int, *, coarse: int, fine: int, kind: str) -> int:
+        """Shared memory of a block; ``kind`` is a key of ``talk3d.ops.volume._SHARED``."""
         sizes = Sizes(planes=planes, coarse=coarse, fine=fine, floats=dtype == torch.float32)
-        return int(self._library.shared_bytes(sizes, backward))
+        return int(self._library.shared_bytes(sizes, ("forward", "planes", "all").index(kind)))
 
     def pack(self, texels: Tensor, pairs: list[int]) -> Tensor:
         """Bring ``[S, P, H, W, C]`` in float32 into the order of the kernels, with a border of zeros."""
@@ -108,19 +114,24 @@ class Emulator:
     def backward(
         self, grads: list[Tensor], saved: list[Tensor], pairs: list[int], settings: list[float], needs: list[bool]
     ) -> tuple[Tensor, ...]:
-        """Do what ``torch.ops.talk3d.render_rays_backward`` does, for the gradient of the planes."""
-        assert list(needs) == [True, False, False]
+        """Do what ``torch.ops.talk3d.render_rays_backward`` does, with its arguments."""
         planes, decoder, rays, depths, transmittance = saved
         texels, sizes = self._packed(planes, rays, pairs, settings)
-        gradient, found = torch.zeros(texels.shape), torch.full(planes.shape, torch.nan)
+        in_order = needs[0] and needs[3:] == [True]
+        gradient, d_planes = torch.zeros(texels.shape), torch.full(planes.shape, torch.nan)
+        fixed = torch.zeros(texels.shape, dtype=torch.int64) if in_order else None
+        d_decoder, d_rays = torch.full_like(decoder, torch.nan), torch.full_like(rays, torch.nan)
+        wanted = (gradient if needs[0] else None, fixed, d_decoder if needs[1] else None, d_rays if needs[2] else None)
         given = Cotangents(*(tensor.data_ptr() for tensor in (*grads, depths, transmittance)))
         pointers = texels.data_ptr(), decoder.data_ptr(), rays.data_ptr()
-        self._library.differentiate(sizes, *pointers, given, gradient.data_ptr())
+        to = Gradients(*(None if tensor is None else tensor.data_ptr() for tensor in wanted))
+        self._library.differentiate(sizes, *pointers, given, to)
         convention = (c_int64 * len(pairs))(*pairs)
-        for one, to in zip(gradient, found, strict=True):
+        for one, whole in zip(gradient, d_planes, strict=True):
             shape = planes.shape[1], planes.shape[2], planes.shape[4]
-            self._library.unpack_gradient(convention, *shape, c_void_p(one.data_ptr()), c_void_p(to.data_ptr()))
-        return found, found.new_empty(0), found.new_empty(0)
+            self._library.unpack_gradient(convention, *shape, c_void_p(one.data_ptr()), c_void_p(whole.data_ptr()))
+        found = zip((d_planes, d_decoder, d_rays), needs, strict=False)
+        return tuple(tensor if need else tensor.new_empty(0) for tensor, need in found)
 
     def _packed(self, planes: Tensor, rays: Tensor, pairs: list[int], settings: list[float]) -> tuple[Tensor, Sizes]:
         texels = self.pack(planes.float(), pairs)
@@ -130,5 +141,5 @@ class Emulator:
         sizes = Sizes(*rays.shape[:2], texels.shape[0], planes.shape[2], texels.shape[1], scale)
         sizes.coarse, sizes.fine, sizes.disparity = int(coarse), int(fine), int(disparity)
         sizes.white_back, sizes.clamp_depth, sizes.min_weight = int(white_back), int(clamp_depth), min_weight
-        sizes.floats = floats
+        sizes.floats, sizes.backwards = floats, self.backwards
         return texels, sizes

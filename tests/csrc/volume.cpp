@@ -15,7 +15,8 @@ struct Sizes {
   float scale;
   int32_t coarse, fine, disparity, white_back, clamp_depth;
   float min_weight;
-  int32_t floats;  // texels are of float32, not of float16
+  int32_t floats;     // texels are of float32, not of float16
+  int32_t backwards;  // the last block comes first
 };
 
 March march_of(const Sizes& s) {
@@ -50,13 +51,21 @@ void render(const Sizes& s, const char* texels, const float* decoder, const Rays
   }
 }
 
-template <class Field>
+// What is to be found; null where it is not wanted.
+struct Gradients {
+  float* texels;     // zeros, laid out as the texels
+  long long* fixed;  // zeros, likewise: instead, in fixed point, and then to `texels`
+  float* decoder;    // [kDecoderSize]
+  float* rays;       // [B * R, 8]
+};
+
+template <class Field, Wanted kWanted>
 void differentiate(const Sizes& s,
                    const char* texels,
                    const float* decoder,
                    const float* rays,
                    const Cotangents& from,
-                   float* gradients) {
+                   const Gradients& to) {
   GradientArguments arguments{};
   arguments.texels = texels_of<Field>(s, texels);
   arguments.decoder = decoder;
@@ -64,16 +73,39 @@ void differentiate(const Sizes& s,
   arguments.march = march_of(s);
   arguments.dealing = Dealing::of(s.rays);
   arguments.from = from;
-  arguments.texel_gradients = gradients;
+  arguments.texel_gradients = to.fixed ? nullptr : to.texels;
   arguments.gradient_batch_stride = arguments.texels.batch_stride / Field::kTexelBytes * kChannels;
-  std::vector<Quad> memory(GradientShared<Field>::bytes(s.coarse + s.fine) / sizeof(Quad) + 1);
-  for (int64_t block = 0; block < s.cameras * arguments.dealing.tiles; ++block) {
-    std::memset(memory.data(), 0xff, memory.size() * sizeof(Quad));  // not a number
-    auto& shared = *reinterpret_cast<GradientShared<Field>*>(memory.data());
-    EmulatedBlock(kThreadsPerBlock, [&](int thread) {
-      Differentiator<Field>(arguments, shared, block, thread).run();
-    }).run();
+  const int64_t blocks = s.cameras * arguments.dealing.tiles;
+  std::vector<float> of_blocks(to.decoder ? blocks * kDecoderSize : 0, NAN);
+  arguments.d_decoder = to.decoder ? of_blocks.data() : nullptr;
+  arguments.d_rays = to.rays;
+  uint32_t largest = 0;
+  float amplification = 0.0f;
+  for (int channel = 0; channel < kChannels; ++channel)
+    amplification = std::max(amplification, amplification_of(decoder, channel));
+  arguments.fixed = {to.fixed, &largest, &amplification, FixedPoint::bits_for(s.cameras * s.rays * s.coarse * 3)};
+  std::vector<Quad> memory(GradientShared<Field, kWanted>::bytes(s.coarse + s.fine) / sizeof(Quad) + 1);
+  const auto run = [&] {
+    for (int64_t turn = 0; turn < blocks; ++turn) {
+      const int64_t block = s.backwards ? blocks - 1 - turn : turn;
+      std::memset(memory.data(), 0xff, memory.size() * sizeof(Quad));  // not a number
+      auto& shared = *reinterpret_cast<GradientShared<Field, kWanted>*>(memory.data());
+      EmulatedBlock(kThreadsPerBlock, [&](int thread) {
+        Differentiator<Field, kWanted>(arguments, shared, block, thread).run();
+      }).run();
+    }
+  };
+  if ((arguments.measures = to.fixed)) {
+    run();
+    arguments.measures = false;
   }
+  run();
+  if (to.decoder) {
+    std::fill_n(to.decoder, kDecoderSize, 0.0f);
+    for (size_t at = 0; at < of_blocks.size(); ++at) to.decoder[at % kDecoderSize] += of_blocks[at];
+  }
+  const int64_t count = to.fixed ? int64_t(s.sets) * s.planes * (s.size + 2) * (s.size + 2) * kChannels : 0;
+  for (int64_t at = 0; at < count; ++at) to.texels[at] = arguments.fixed.value(to.fixed[at], arguments.fixed.factor());
 }
 
 template <class Run>
@@ -128,25 +160,33 @@ void render_rays(const Sizes* sizes, const char* texels, const float* decoder, c
              [&](auto field) { render<typename decltype(field)::type>(*sizes, texels, decoder, *rays, *image); });
 }
 
-// `gradients`: zeros, laid out as the texels
 void differentiate(const Sizes* sizes,
                    const char* texels,
                    const float* decoder,
                    const float* rays,
                    const Cotangents* from,
-                   float* gradients) {
+                   const Gradients* to) {
   with_field(*sizes, [&](auto field) {
-    differentiate<typename decltype(field)::type>(*sizes, texels, decoder, rays, *from, gradients);
+    using Field = typename decltype(field)::type;
+    if (to->fixed) {
+      differentiate<Field, Wanted::kAllFixed>(*sizes, texels, decoder, rays, *from, *to);
+    } else if (to->decoder || to->rays) {
+      differentiate<Field, Wanted::kAll>(*sizes, texels, decoder, rays, *from, *to);
+    } else {
+      differentiate<Field, Wanted::kPlanes>(*sizes, texels, decoder, rays, *from, *to);
+    }
   });
 }
 
-// Shared memory in bytes of a block of the forward, or of the backward.
-int64_t shared_bytes(const Sizes* sizes, int backward) {
+// Shared memory in bytes of a block of the forward, of the backward of planes alone, or of that of all.
+int64_t shared_bytes(const Sizes* sizes, int kind) {
   int64_t bytes = 0;
+  const int samples = sizes->coarse + sizes->fine;
   with_field(*sizes, [&](auto field) {
     using Field = typename decltype(field)::type;
-    bytes = backward ? GradientShared<Field>::bytes(sizes->coarse + sizes->fine)
-                     : RenderShared<Field>::bytes(march_of(*sizes));
+    bytes = kind == 0   ? RenderShared<Field>::bytes(march_of(*sizes))
+            : kind == 1 ? GradientShared<Field, Wanted::kPlanes>::bytes(samples)
+                        : GradientShared<Field, Wanted::kAll>::bytes(samples);
   });
   return bytes;
 }

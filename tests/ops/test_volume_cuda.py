@@ -14,7 +14,7 @@ from torch import Tensor
 from talk3d import native
 from talk3d.ops import AXES
 from talk3d.ops.registry import operators
-from talk3d.ops.volume import _LONGEST_ROW
+from talk3d.ops.volume import _SHARED, _shared_bytes
 from talk3d.reference import volume
 from talk3d.testing import head_planes
 
@@ -151,9 +151,11 @@ def test_gradient_of_the_planes(backward, cameras, rays, sets, axes, change, siz
     texels, decoder, bundle = make(cameras, rays, sets=sets, dtype=dtype)
     pairs, needs = list(AXES[axes]), [True, False, False]
     saved = [texels, decoder, bundle]
-    saved += [found.float().contiguous() for found in volume.forward(*saved, None, None, pairs, settings)[3:]]
+    rendered = volume.forward(*saved, None, None, pairs, settings)
+    saved += [found.float().contiguous() for found in rendered[3:]]
     grads = [torch.randn(cameras, rays, *shape) for shape in ((32,), (), ())]
-    grads[1] *= 0.1  # the mean depth of a ray that hardly meets anything is ill-conditioned
+    # depth is a quotient by the weight, and has no digits on rays that hardly meet anything: their product has
+    grads[1] *= rendered[2].float()
 
     def reference(dtype: torch.dtype) -> Tensor:
         mine = [[tensor.to(dtype) for tensor in tensors] for tensors in (grads, saved)]
@@ -164,6 +166,86 @@ def test_gradient_of_the_planes(backward, cameras, rays, sets, axes, change, siz
     slack = 4 * torch.finfo(dtype).eps * exact.abs().max()
     assert rms(found - exact) <= 2 * rms(plain - exact) + slack
     assert rms(found - exact) <= {torch.float16: 0.03, torch.float32: 1e-3}[dtype] * rms(exact)
+
+
+def example(dtype: torch.dtype, cameras: int = 2, rays: int = 21, **change: float) -> tuple:
+    """What a backward is given but for what it should find, and a reference that says what that is."""
+    settings = [float(number) for number in (SETTINGS | change).values()]
+    saved = list(make(cameras, rays, dtype=dtype))
+    pairs = list(AXES["zy"])
+    rendered = volume.forward(*saved, None, None, pairs, settings)
+    saved += [found.float().contiguous() for found in rendered[3:]]
+    grads = [torch.randn(cameras, rays, *shape) for shape in ((32,), (), ())]
+    # depth is a quotient by the weight, and has no digits on rays that hardly meet anything: their product has
+    grads[1] *= rendered[2].float()
+
+    def reference(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        mine = [[tensor.to(dtype) for tensor in tensors] for tensors in (grads, saved)]
+        return volume.backward(*mine, pairs, settings, [True] * 3)
+
+    return (grads, saved, pairs, settings), reference
+
+
+@pytest.mark.parametrize("in_order", [False, True], ids=["atomic", "in order"])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("change", [{}, {"white_back": 1, "coarse": 3, "fine": 0}], ids=str)
+def test_gradients_of_planes_decoder_and_rays(backward, dtype, change, in_order):
+    arguments, reference = example(dtype, **change)
+    exact, plain = reference(torch.float64), reference(dtype)
+    found = backward(*arguments, [True, True, True, in_order])
+    for name, mine, theirs, truth in zip(("planes", "decoder", "rays"), found, plain, exact, strict=True):
+        slack = 4 * torch.finfo(dtype).eps * truth.abs().max()
+        assert rms(mine - truth) <= 2 * rms(theirs - truth) + slack, name
+        parts = [2048, 64, 33 * 64, 33] if name == "decoder" else [len(truth)]  # w0, b0, w1, b1
+        for part, of in zip(mine.split(parts), truth.split(parts), strict=True):
+            assert rms(part - of) <= {torch.float16: 0.03, torch.float32: 1e-4}[dtype] * rms(of), name
+    assert not found[2][..., 6:].any()  # near and far are constants
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_what_is_not_needed_is_not_found(backward, dtype):
+    arguments, _ = example(dtype, 1, 16, coarse=4, fine=2)
+    everything = backward(*arguments, [True, True, True])
+    for needs in ([True, False, False], [False, True, False], [False, False, True], [False, True, True]):
+        for mine, theirs, need in zip(backward(*arguments, needs), everything, needs, strict=True):
+            if need:
+                torch.testing.assert_close(mine, theirs, atol=1e-3 * theirs.abs().max().item(), rtol=0)
+            else:
+                assert mine.numel() == 0
+
+
+def test_sums_in_order_do_not_depend_on_who_comes_first(emulator, monkeypatch):
+    """Two blocks of rays that see the same texels, in one order and in the other."""
+    arguments, _ = example(torch.float32, 3, 64, coarse=4, fine=2)
+    found = {}
+    for backwards in (False, True):
+        monkeypatch.setattr(emulator, "backwards", backwards)
+        for in_order in (False, True):
+            found[backwards, in_order] = emulator.backward(*arguments, [True, True, True, in_order])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found[False, True], found[True, True], strict=True))
+    assert not torch.equal(found[False, False][0], found[True, False][0])  # or there is nothing to tell apart
+
+
+@pytest.mark.gpu
+def test_sums_in_order_are_the_same_every_time(backward):
+    arguments, _ = example(torch.float32, 3, 1024, coarse=12, fine=12)
+    first, second = (backward(*arguments, [True, True, True, True]) for _ in range(2))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e30], ids=str)
+def test_fixed_point_adapts_to_the_gradient(backward, size):
+    (grads, *rest), _ = example(torch.float32, 1, 16, coarse=4, fine=2)
+    expected = backward(grads, *rest, [True, False, False, True])[0]
+    found = backward([grad * size for grad in grads], *rest, [True, False, False, True])[0] / size
+    assert rms(found - expected) <= 1e-5 * rms(expected)
+
+
+def test_fixed_point_says_what_is_not_a_number(backward):
+    (grads, *rest), _ = example(torch.float32, 1, 16, coarse=4, fine=2)
+    for bad in (math.nan, math.inf):
+        grads[0][0, 3, 5] = bad
+        assert backward(grads, *rest, [True, False, False, True])[0].isnan().all()
 
 
 def test_rays_without_weight_have_no_gradient(backward):
@@ -251,13 +333,13 @@ def test_packing_keeps_what_a_point_sees(emulator, axes):
     torch.testing.assert_close(seen, volume.triplane.forward(texels, points, list(AXES[axes]), 2 / 1.1, True))
 
 
+@pytest.mark.parametrize("kind", _SHARED)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("planes", [2, 3])
-def test_what_it_takes_fits_into_the_smallest_gpu(emulator, dtype, planes):
-    forward, backward = (longest.get(dtype, longest[None]) for longest in _LONGEST_ROW.values())
-    half = (forward - 5) // 2
-    assert emulator.shared_bytes(dtype, planes, coarse=half, fine=half, backward=False) <= 99 * 1024
-    assert emulator.shared_bytes(dtype, planes, coarse=backward // 2 - 1, fine=0, backward=True) <= 99 * 1024
+@pytest.mark.parametrize(("coarse", "fine"), [(48, 48), (7, 5), (96, 64), (5, 0)])
+def test_it_is_known_how_much_shared_memory_a_block_takes(emulator, kind, dtype, coarse, fine):
+    exact = emulator.shared_bytes(dtype, 3, coarse=coarse, fine=fine, kind=kind)
+    assert 0 <= _shared_bytes(kind, coarse, fine, dtype) - exact <= 3 * 64 * 4  # an odd number of floats for each ray
+    assert emulator.shared_bytes(dtype, 2, coarse=coarse, fine=fine, kind=kind) <= exact
 
 
 def test_says_what_it_does_not_take(monkeypatch):
@@ -274,13 +356,16 @@ def test_says_what_it_does_not_take(monkeypatch):
     assert reason(coarse=96, fine=96) is None
     assert "planes of float32, float16 or bfloat16, and float32 otherwise, not torch.float64" in reason(texels.double())
     assert reason(texels.float()) is None
-    assert "shared memory is too small for 96 coarse and 128 fine" in reason(texels.float(), coarse=96, fine=128)
+    assert "shared memory of 99 KiB is too small for 96 coarse and 150 fine" in reason(
+        texels.float(), coarse=96, fine=150
+    )
     assert "square planes of at most 4096 x 4096 texels, not 12 x 11" in reason(texels[:, :, :, 1:])
-    assert "shared memory is too small for 200 coarse and 200 fine" in reason(coarse=200, fine=200)
+    assert "shared memory of 99 KiB is too small for 200 coarse and 200 fine" in reason(coarse=200, fine=200)
     assert reason(texels.float(), coarse=96, fine=96) is None
     assert "built for a decoder 32 -> 64 -> 1 + 32" in reason(hidden=32)
     settings = [float(number) for number in SETTINGS.values()]
     backward = operators()["render_rays_backward"].why_not
     saved = [texels, decoder, rays, rays, rays]
     assert backward("cuda", [rays], saved, list(AXES["zy"]), settings, [True, False, False]) is None
-    assert "not those of the decoder" in backward("cuda", [rays], saved, [], settings, [True, True, False])
+    reason_of_all = backward("cuda", [rays], saved, list(AXES["zy"]), settings, [True, False, True])
+    assert "for 7 coarse and 5 fine samples, with gradients of decoder or rays" in reason_of_all
