@@ -141,8 +141,6 @@ class _FoldedBlock(nn.Module):
 
     conv0_weight: Tensor
     conv0_bias: Tensor
-    conv1_weight: Tensor
-    conv1_bias: Tensor
     to_rgb_weight: Tensor
     to_rgb_bias: Tensor
     filter: Tensor | None
@@ -150,11 +148,13 @@ class _FoldedBlock(nn.Module):
     def __init__(self, block: SynthesisBlock, w: Tensor) -> None:
         super().__init__()
         self.activation = Activation(gain=1.0, clamp=block.conv0.clamp)
-        for name in ("conv0", "conv1", "to_rgb"):
+        for name in ("conv0", "to_rgb"):
             weight, bias = getattr(block, name).fold(w)
             self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
-            self.register_buffer(f"{name}_bias", bias)
+            self.register_buffer(f"{name}_bias", bias.detach())
         self.register_buffer("filter", block.filter, persistent=False)
+        weight, bias = block.conv1.fold(w)
+        self.conv1: nn.Module = FoldedConv(weight.contiguous(memory_format=torch.channels_last), bias, self.activation)
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         if self.filter is None:
@@ -168,11 +168,27 @@ class _FoldedBlock(nn.Module):
                 smoothing = Resampling(padding=1, gain=4.0)
                 x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
         with annotate(".conv"):
-            x = conv3x3_bias_act(x, self.conv1_weight, self.conv1_bias, self.activation)
+            x = self.conv1(x)
         with annotate(".rgb"):
             rgb = conv2d(x, self.to_rgb_weight)
             contribution = bias_act(rgb, self.to_rgb_bias, "linear", clamp=self.activation.clamp).to(image.dtype)
             return x, contribution + (image if self.filter is None else upsample(image, self.filter.to(image.dtype)))
+
+
+class FoldedConv(nn.Module):
+    """A plain convolution, in a place where another may stand."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: Activation) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias.detach())
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv3x3_bias_act(x, self.weight, self.bias, self.activation)
 
 
 class FoldedSuperResolution(nn.Module):
