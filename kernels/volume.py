@@ -27,6 +27,8 @@ def forward(
     pairs: list[int],
     settings: list[float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if not pairs:  # planes with a border, in the order of CUDA's kernels
+        planes, pairs = planes[:, :, 1:-1, 1:-1].contiguous(), [0, 1, 0, 2, 2, 1][: 2 * planes.shape[1]]
     _, _, coarse, fine, disparity, white_back, clamp_depth, min_weight = settings
     B, R, _ = rays.shape
     coarse, fine = int(coarse), int(fine)

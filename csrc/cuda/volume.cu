@@ -129,6 +129,17 @@ void check_planes(const Tensor& planes, const std::vector<int64_t>& pairs) {
       "or bfloat16, with a pair of coordinates for each");
 }
 
+// What planes see that come with their border, in the order of the kernels.
+std::vector<int64_t> pairs_of_bordered(const Tensor& planes) {
+  STD_TORCH_CHECK(planes.dim() == 5 && planes.size(1) >= 2 && planes.size(1) <= 3 && planes.size(2) > 2 &&
+                      planes.scalar_type() != ScalarType::BFloat16,
+                  "planes with a border must be [batch, 2 or 3, size + 2, size + 2, 32], of float32 or float16");
+  std::vector<int64_t> pairs;
+  for (int plane = 0; plane < planes.size(1); ++plane)
+    pairs.insert(pairs.end(), {axis_across(plane), axis_along(plane)});
+  return pairs;
+}
+
 Texels texels_of(const Tensor& packed, const Packing& packing, double scale) {
   Texels texels{};
   texels.data = static_cast<const char*>(packed.data_ptr());
@@ -148,6 +159,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& pla
                                                                std::vector<int64_t> pairs,
                                                                std::vector<double> settings) {
   const torch::stable::accelerator::DeviceGuard guard(planes.get_device_index());
+  const bool bordered = pairs.empty();
+  if (bordered) pairs = pairs_of_bordered(planes);
   check_planes(planes, pairs);
   STD_TORCH_CHECK(decoder.numel() == kDecoderSize, "decoder must be 32 -> 64 -> 1 + 32");
   check(decoder, planes, "decoder");
@@ -163,8 +176,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& pla
   if (B * R == 0) return {features, depth, weight, depths, transmittance};
 
   const cudaStream_t stream = current_stream(planes);
-  const Packing packing(pairs, static_cast<int>(planes.size(2)));
-  const Tensor texels = packed(planes, packing, stream);
+  const Packing packing(pairs, static_cast<int>(planes.size(2)) - (bordered ? 2 : 0));
+  const Tensor texels = bordered ? planes : packed(planes, packing, stream);
   arguments.texels = texels_of(texels, packing, settings[0]);
   arguments.decoder = data(decoder);
   arguments.rays = {data(rays), jitter ? data(*jitter) : nullptr, u ? data(*u) : nullptr, R};

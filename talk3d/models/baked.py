@@ -19,7 +19,8 @@ from talk3d.models.driver import Driver
 from talk3d.models.encoders import Conditions
 from talk3d.models.identity import Identity
 from talk3d.models.scene import Generated, View
-from talk3d.ops import PackedPlanes, pack_planes, render_rays
+from talk3d.ops import PackedPlanes, add_planes, border_planes, pack_planes, render_rays
+from talk3d.ops.registry import operators
 from talk3d.profiling import annotate
 
 __all__ = ["GRAPHS", "Baked"]
@@ -69,7 +70,9 @@ class Baked:
         self.dtype, self.config = dtype, identity.config
 
         identity = copy.deepcopy(identity).to(self.device, torch.float32)
-        self._rest = pack_planes(identity.planes, self.config.rendering.axes)
+        # the CUDA renderer's own layout spares it to pack planes at every call
+        bordered = self.device.type == "cuda" and operators()["add_planes"].why_not("cuda") is None
+        self._rest = (border_planes if bordered else pack_planes)(identity.planes, self.config.rendering.axes)
         self._decoder = identity.decoder.weights()
         self._superresolution = identity.superresolution.fold(identity.w).to(dtype)
 
@@ -241,6 +244,8 @@ class Baked:
         assert self._unet is not None
         delta = self._unet(tokens.to(self.dtype), self._features)
         with annotate("compose"):
+            if not self._rest.pairs:  # they have a border
+                return add_planes(self._rest, delta)
             packed = pack_planes(delta, self.config.rendering.axes)
             # packing is linear, so the sum of packed planes is the sum of planes, packed
             return packed._replace(texels=self._rest.texels + packed.texels)

@@ -3,6 +3,7 @@
 from talk3d.ops.attention import Attended, AttentionWeights, token_attention
 from talk3d.ops.convolution import conv3x3_bias_act
 from talk3d.ops.linear import plane_linear
+from talk3d.ops.planes import add_planes, border_planes
 from talk3d.ops.resample import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
 from talk3d.ops.rollout import EXCHANGES, rollout_conv
 from talk3d.ops.triplane import AXES, PackedPlanes, pack_planes, sample_triplane
@@ -18,7 +19,9 @@ __all__ = [
     "RenderOptions",
     "Rendered",
     "Resampling",
+    "add_planes",
     "bias_act",
+    "border_planes",
     "conv3x3_bias_act",
     "pack_planes",
     "plane_linear",

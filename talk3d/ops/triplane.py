@@ -30,7 +30,10 @@ _MERGE_POINTS_PER_TEXEL = 16
 
 
 class PackedPlanes(NamedTuple):
-    """Planes in the layout that the kernels read. Made by :func:`pack_planes`; its fields are not an interface."""
+    """Planes in the layout that the kernels read. Made by :func:`pack_planes`; its fields are not an interface.
+
+    Those of :func:`talk3d.ops.border_planes` have no pairs: their order is the renderer's.
+    """
 
     texels: Float[Tensor, "batch plane height width channel"]
     axes: Axes
@@ -112,16 +115,18 @@ def sample_triplane(
 
 
 def _texels(
-    planes: Tensor | PackedPlanes, axes: Axes | None, points: Tensor, *, merge: bool, halves: bool = False
+    planes: Tensor | PackedPlanes, axes: Axes | None, points: Tensor, *, merge: bool, renders: bool = False
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Channels-last texels and coordinate pairs for a call that samples at ``points`` ``[B, M, ...]``.
 
-    With ``halves`` the planes of points in float32 may have 16 bits.
+    What ``renders`` takes planes of 16 bits for points in float32, and planes with a border, which have no pairs.
     """
     if isinstance(planes, PackedPlanes):
         if axes not in (None, planes.axes):
             raise ValueError(f"axes is {axes!r}, but the planes were packed as {planes.axes!r}")
         texels, pairs = planes.texels, planes.pairs
+        if not pairs and not renders:
+            raise ValueError("planes with a border (border_planes) are for render_rays: pack them with pack_planes")
     else:
         if axes is None:
             raise ValueError(f"axes is needed with a tensor of planes: one of {', '.join(AXES)}")
@@ -136,7 +141,7 @@ def _texels(
     if texels.shape[0] not in (1, points.shape[0]):
         raise ValueError(f"planes have a batch of {texels.shape[0]}, the points or rays one of {points.shape[0]}")
     mixed = texels.dtype != points.dtype and not torch.is_autocast_enabled(points.device.type)  # which casts both
-    mixed = mixed and not (halves and points.dtype == torch.float32 and texels.dtype in _HALVES)
+    mixed = mixed and not (renders and points.dtype == torch.float32 and texels.dtype in _HALVES)
     if mixed or texels.device != points.device:
         raise ValueError(
             f"planes ({texels.dtype}, {texels.device}) and points or rays ({points.dtype}, {points.device}) "

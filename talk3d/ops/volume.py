@@ -169,7 +169,7 @@ def render_rays(
         options.min_weight,
     )
     with annotate("render"):
-        texels, pairs = _texels(planes, options.axes, origins, merge=False, halves=True)
+        texels, pairs = _texels(planes, options.axes, origins, merge=False, renders=True)
         features, depth, weight, depths, _ = _forward(
             texels,
             torch.cat([part.flatten() for part in decoder]),
@@ -286,6 +286,8 @@ def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _differentiate(ctx, d_features, d_depth, d_weight, *_):  # type: ignore[no-untyped-def]
+    if not ctx.options[0]:
+        raise NotImplementedError("planes with a border are for inference: for gradients pack them with pack_planes")
     grads = [grad.contiguous() for grad in (d_features, d_depth, d_weight)]
     needs = list(ctx.needs_input_grad[:3])
     in_order = [True] if torch.are_deterministic_algorithms_enabled() else []
@@ -296,6 +298,10 @@ def _differentiate(ctx, d_features, d_depth, d_weight, *_):  # type: ignore[no-u
 
 _forward.differentiate(_save, _differentiate)
 _backward.refuse_derivative("render_rays is differentiable once; for more, use talk3d.reference.volume.forward")
+
+
+def _border(impl: str, pairs: list[int]) -> str | None:
+    return "it takes planes without a border" if impl == "cpu" and not pairs else None
 
 
 def _few_texels(planes: Tensor) -> str | None:
@@ -363,7 +369,9 @@ for _impl, _module, _supports in (("cpu", None, _cpu), ("cuda", None, _cuda), ("
     _forward.implement(
         _impl,
         _module and f"{_module}.volume:forward",
-        supports=lambda planes, decoder, *rest, check=_supports: check(planes, decoder, rest[-1]),
+        supports=lambda planes, decoder, *rest, name=_impl, check=_supports: (
+            _border(name, rest[-2]) or check(planes, decoder, rest[-1])
+        ),
     )
     _backward.implement(
         _impl,

@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool1d, linear, max_pool1d, softplus
 
 from talk3d.profiling import annotate
 from talk3d.reference import triplane
+from talk3d.reference.planes import without_border
 
 _CLEAR = 1e-10  # added to each interval's transparency, so that an opaque one leaves something to divide by
 
@@ -29,7 +30,7 @@ def forward(
         rays: Origin, direction, near and far ``[B, R, 8]``.
         jitter: Position of each coarse sample within its stratum ``[B, R, S]``, or None.
         u: Quantiles of the fine samples ``[B, R, F]``, or None.
-        pairs: Coordinates that the planes see.
+        pairs: Coordinates that the planes see; none where they have a border.
         settings: The numbers of ``talk3d.ops.volume._Settings``.
 
     Returns:
@@ -37,6 +38,7 @@ def forward(
         ``[B, R, N]`` and transmittance ``[B, R, N - 1]`` with ``N = S + F``.
     """
     scale, hidden, coarse, fine, disparity, white_back, clamp_depth, _ = settings
+    planes, pairs = without_border(planes, pairs)
     layers = _layers(decoder, planes.shape[4], int(hidden))
     planes = planes.to(rays.dtype)
 

@@ -53,9 +53,11 @@ class Emulator:
 
     def __init__(self, folder: Path) -> None:
         library = folder / "emulated.so"
-        paths = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'csrc'}", str(ROOT / "tests" / "csrc" / "volume.cpp")]
+        sources = [str(ROOT / "tests" / "csrc" / name) for name in ("volume.cpp", "planes.cpp")]
+        paths = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'csrc'}", *sources]
         subprocess.run([COMPILER, *FLAGS, "-shared", "-fPIC", *paths, "-o", str(library)], check=True)
         self._library = ctypes.CDLL(str(library))
+        self._library.add_planes.argtypes = [c_void_p] * 6
         self._library.deal.argtypes = [c_int64, c_void_p]
         self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]
         given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), POINTER(Gradients)]
@@ -88,6 +90,16 @@ class Emulator:
             pointers = c_void_p(one.data_ptr()), c_void_p(to.data_ptr())
             self._library.pack_planes(convention, planes, size, channels, *pointers)
         return packed
+
+    def add_planes(self, planes: Tensor, delta: Tensor, pairs: list[int]) -> Tensor:
+        """Do what ``torch.ops.talk3d.add_planes`` does, with its arguments."""
+        types = [(torch.float32, torch.float16, torch.bfloat16).index(tensor.dtype) for tensor in (planes, delta)]
+        stride = 0 if planes.shape[0] == 1 else planes.stride(0)
+        sizes = torch.tensor([delta.shape[1], delta.shape[2], delta.shape[0], stride, *delta.stride()[:2]])
+        found = torch.full((delta.shape[0], *planes.shape[1:]), torch.nan, dtype=planes.dtype)
+        numbers = torch.tensor(pairs), sizes, torch.tensor(types, dtype=torch.int32), planes, delta, found
+        self._library.add_planes(*(tensor.data_ptr() for tensor in numbers))
+        return found
 
     def forward(
         self,

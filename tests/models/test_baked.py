@@ -9,6 +9,7 @@ from torch import Tensor
 from talk3d.cameras import rays, unpack
 from talk3d.models import Conditions
 from talk3d.models.baked import GRAPHS, _pencils
+from talk3d.ops import border_planes
 
 LIMIT = 1e-5  # relative L2 in float32: some rounding of a dozen layers
 
@@ -27,12 +28,15 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
+@pytest.mark.parametrize("border", [False, True])
 @pytest.mark.parametrize("axes", ["zy", "yz", "original"])
-def test_baked_is_unbaked(make_avatar, axes):
+def test_baked_is_unbaked(make_avatar, axes, border):
     avatar = make_avatar("aligned", axes=axes)
     features, conditions = drive()
     plain = avatar(features, conditions, cameras(avatar))
     baked = avatar.bake()
+    if border:  # the layout that CUDA is given
+        baked._rest = border_planes(avatar.identity.planes.detach(), axes)
     found = baked.frames(baked.tokens(features, conditions), cameras(avatar))
     for name, actual, expected in (
         ("image", found.image, plain.image),
