@@ -67,8 +67,8 @@ class PriorConfig:
     tuning: int = 400
     """Steps that tune the generator to these frames; 0 leaves it as it is."""
 
-    tuning_rate: float = 1e-3
-    """Adam's learning rate for them."""
+    tuning_rate: float = 0.02
+    """Adam's learning rate for the styles of the person's code."""
 
     locality: float = 10.0
     """How much renders of other codes must stay as they were."""

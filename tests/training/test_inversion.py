@@ -91,6 +91,7 @@ def test_tuning_gains_and_leaves_other_codes_alone(found):
     assert 100 * change(prior.original, prior.generator, prior.original.latents(z)) <= 1
     same = prior.original.superresolution.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in prior.generator.superresolution.state_dict().items())
+    found["stage"].prior.give(found["stage"].context.identity)  # of the generator as it was tuned
 
 
 def test_the_identity_is_the_code_s(found):
@@ -189,6 +190,22 @@ def test_nothing_else_is_in_the_graph(clip):
     torch.stack(list(tuning.losses(0, torch.Generator()).values())).sum().backward()
     assert all(p.grad is None for p in stage.prior.person.parameters())
     generator = stage.prior.generator
-    for frozen in (generator.superresolution, generator.mapping, stage.prior.original):
+    for frozen in (generator.superresolution, generator.mapping, generator.decoder, stage.prior.original):
         assert all(p.grad is None for p in frozen.parameters())
-    assert all(p.grad is not None for p in generator.decoder.parameters())
+    learned = [name for name, p in generator.named_parameters() if p.grad is not None]
+    assert learned
+    assert all(name.endswith("affine.parametrizations.weight.0.style") for name in learned)
+
+
+def test_tuning_s_key_is_the_person_s(clip):
+    """A change by the key is felt fully by the person's code, and by others only as far as they are like it."""
+    stage = make(clip, inversion=1)
+    tuning = TuningStage(stage)
+    with torch.no_grad():
+        stage.prior.person.w.copy_(clip.codes[0])
+    tuning.begin()
+    key = tuning.edits[0].key / 512**0.5
+    assert (key @ stage.prior.person.w).item() == pytest.approx(1, abs=1e-4)
+    z = torch.randn(200, stage.prior.generator.config.z_dim)
+    others = stage.prior.original.latents(z)[:, 0] @ key
+    assert others.square().mean().sqrt() < 0.2
