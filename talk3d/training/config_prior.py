@@ -20,8 +20,8 @@ class InversionLosses:
     edges: float = 0.5
     """Of the differences between neighbouring pixels of the render."""
 
-    picture: float = 0.5
-    """Absolute difference of super-resolved pictures, in the second half of the inversion."""
+    picture: float = 1.0
+    """Absolute difference of super-resolved pictures, later in the inversion."""
 
     perceptual: float = 0.2
     """LPIPS if its weights are there, structural similarity and edges otherwise; of renders."""
@@ -67,10 +67,10 @@ class PriorConfig:
     tuning: int = 400
     """Steps that tune the generator to these frames; 0 leaves it as it is."""
 
-    tuning_rate: float = 0.02
-    """Adam's learning rate for the styles of the person's code."""
+    tuning_rate: float = 5e-3
+    """Adam's learning rate for the styles of the person's code, and in standard deviations of planes for those."""
 
-    locality: float = 10.0
+    locality: float = 0.3
     """How much renders of other codes must stay as they were."""
 
     rounds: int = 3

@@ -19,9 +19,9 @@ from talk3d.training.targets import FACE, Target
 
 __all__ = ["InversionStage"]
 
-_SHARED = 0.5  # share of the steps in which all frames have one code, and renders alone are compared
+_SHARED = 0.4  # share of the steps in which all frames have one code, and renders alone are compared
 # shares of the steps after which frames look around for a better pose, and how far, degrees
-_SEARCHES = ((0.15, 6.0), (0.3, 3.0), (0.45, 2.0), (0.6, 2.0))
+_SEARCHES = ((0.15, 6.0), (0.3, 3.0), (0.38, 2.0), (0.6, 2.0))
 _FREE = 0.6  # share of the steps in which cameras only turn up and down, and to the sides
 _PLACES = 5  # along yaw, and along pitch
 _BETTER = 0.97  # a place that is less better than this is none
@@ -34,7 +34,7 @@ _FACE_POINTS = 1024
 class InversionStage:
     """Finds code, offsets and cameras; see :class:`talk3d.training.stage.Stage`.
 
-    In the first half all frames have one code, so that the planes are made once; at times each frame looks around for a
+    At first all frames have one code, so that the planes are made once; at times each frame looks around for a
     better pose, since a gradient does not lead out of a wrong one. Then each frame has its offset, and super-resolved
     pictures are compared, too. All frames take part in each step, without random samples.
 
@@ -149,7 +149,9 @@ class InversionStage:
         """Weighted differences of rendered frames; with ``large`` also of their super-resolved pictures."""
         target, weights = self.target, self.config.losses
         raw, wanted = view.features[:, :3], target.view_image
-        terms = {"color": weights.color * losses.l1(raw, wanted), "edges": weights.edges * losses.edges(raw, wanted)}
+        terms = {"color": weights.color * losses.l1(raw, wanted)}
+        if weights.edges:
+            terms["edges"] = weights.edges * losses.edges(raw, wanted)
         if weights.perceptual:
             terms["perceptual"] = weights.perceptual * self.perceptual(raw, wanted)
         if weights.face:
@@ -159,7 +161,7 @@ class InversionStage:
             terms["picture"] = weights.picture * losses.l1(_shown(image), _shown(target.image))
         if weights.matte:
             terms["matte"] = weights.matte * ((1 - view.weight) * target.view_matte).mean()
-        if self._face is not None:
+        if self._face is not None and weights.depth:
             points = self._face.sample(generator, _FACE_POINTS)
             parts = [depth_error(View(*(p[[k]] for p in view)), cameras[[k]], points) for k in range(len(cameras))]
             terms["depth"] = weights.depth * torch.stack(parts).mean()

@@ -114,6 +114,7 @@ class Prior:
         person: Where the person is in it.
         frames: Which were chosen.
         spread: Standard deviation of a code's numbers.
+        residual: What tuning adds to the planes of a code.
         passes: Renders of a frame so far, by stage.
         notes: Sentences on what was done.
     """
@@ -131,6 +132,7 @@ class Prior:
         mean = codes.mean(0) if average is None else average
         self.spread = (codes - codes.mean(0)).square().mean().sqrt().item()
         self.person = Person(mean, len(self.frames)).to(device)
+        self.residual: nn.Module | None = None
         self.passes: dict[str, int] = {}
         self.notes = [f"The frames {', '.join(map(str, self.frames))} are inverted together."]
         valid, splits = targets.dataset.valid, targets.dataset.splits
@@ -145,7 +147,8 @@ class Prior:
 
     def planes(self, codes: Float[Tensor, "code w_dim"]) -> Float[Tensor, "code 3 channel side side"]:
         """Planes of codes, by the generator that is tuned."""
-        return self.generator.planes(codes[:, None].expand(-1, self.generator.backbone.num_ws, -1))
+        made = self.generator.planes(codes[:, None].expand(-1, self.generator.backbone.num_ws, -1))
+        return made if self.residual is None else made + self.residual(codes)
 
     def enlarge(self, view: View, codes: Float[Tensor, "code w_dim"]) -> Float[Tensor, "code 3 height width"]:
         """Super-resolve views."""

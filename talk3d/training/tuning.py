@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from talk3d.models.generator import TriPlaneGenerator
 from talk3d.training import losses
 from talk3d.training.inversion import InversionStage
+from talk3d.training.prior import Prior
 
 __all__ = ["TuningStage", "change"]
 
@@ -23,7 +23,7 @@ _MEASURED = 4  # other codes of a figure
 
 
 class _Edit(nn.Module):
-    """A change of an affine layer that the person's code feels, and others hardly: ``style`` by ``key``, of rank one."""
+    """A change of rank one of an affine layer, that the person's code feels and others hardly: style by key."""
 
     key: Tensor
 
@@ -37,14 +37,30 @@ class _Edit(nn.Module):
         return weight + self.style[:, None] * self.key
 
 
+class _Residual(nn.Module):
+    """What is added to the planes of a code: as much as the code is the person's."""
+
+    key: Tensor
+
+    def __init__(self, planes: torch.Size, width: int) -> None:
+        super().__init__()
+        self.planes = nn.Parameter(torch.zeros(planes))
+        self.register_buffer("key", torch.zeros(width), persistent=False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        share = codes @ self.key / len(self.key) ** 0.5
+        return share[:, None, None, None, None] * self.planes
+
+
 class TuningStage:
     """Tunes how a generator's backbone reads the person's code; see :class:`talk3d.training.stage.Stage`.
 
     Each affine layer, which turns a code into styles, gets a change of rank one: the styles of the person's code move
     freely, those of other codes by as much as they are like it. "Like" is measured by the second moments of codes, so
-    that the mean square of what others feel is the least that there can be (as Bau et al. 2020 rewrite a generator). A
-    code of 512 numbers lets one in some 500 through; where it still shows, renders of other codes are held to what they
-    were, by the locality regulariser of PTI (Roich et al. 2022). Convolutions, decoder and super-resolution stay.
+    that the mean square of what others feel is the least that there can be (as Bau et al. 2020 rewrite a generator).
+    Styles are few; what they cannot show is added to the planes, by the same measure. Where it still shows, renders of
+    other codes are held to what they were, by the locality regulariser of PTI (Roich et al. 2022). Convolutions,
+    decoder and super-resolution stay.
 
     Args:
         inversion: The stage before.
@@ -65,6 +81,11 @@ class TuningStage:
                 edit = _Edit(styles, width).to(self.context.device)
                 register_parametrization(affine, "weight", edit)
                 self.edits.append(edit)
+        with torch.no_grad():
+            made = self.prior.planes(self.prior.person.w[None])
+        self._scale = made.std().item()
+        self.residual = _Residual(made.shape[1:], len(self.prior.person.w)).to(self.context.device)
+        self.prior.residual = self.residual
 
     def begin(self) -> None:
         """Free the changes, which are made for the code that was found, and freeze all else."""
@@ -72,18 +93,23 @@ class TuningStage:
         self.context.cameras.requires_grad_(False)
         self.prior.person.requires_grad_(False)
         self.prior.generator.requires_grad_(False)
-        self.edits.requires_grad_(True)
         key = self._key()
-        for edit in self.edits:
-            edit.get_buffer("key").copy_(key)
+        for change_of in (*self.edits, self.residual):
+            change_of.requires_grad_(True)
+            change_of.get_buffer("key").copy_(key)
 
     def modules(self) -> dict[str, nn.Module]:
         """The changes."""
-        return {"edits": self.edits}
+        return {"edits": self.edits, "residual": self.residual}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.Adam(self.edits.parameters(), lr=self.config.tuning_rate, betas=(0.9, 0.99))
+        rate = self.config.tuning_rate
+        groups = [
+            {"params": list(self.edits.parameters()), "lr": rate},
+            {"params": list(self.residual.parameters()), "lr": rate * self._scale},
+        ]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     def rate(self, step: int) -> float:
         """Warm-up, and a cosine to a tenth."""
@@ -111,7 +137,7 @@ class TuningStage:
         prior, draws = self.prior, torch.Generator().manual_seed(1)
         z = torch.randn(_MEASURED, prior.generator.config.z_dim, generator=draws).to(self.context.device)
         ws = prior.original.latents(z, psi=_TRUNCATION[1])
-        return self.inversion.measure() | {"change %": 100 * change(prior.original, prior.generator, ws)}
+        return self.inversion.measure() | {"change %": 100 * change(prior, ws)}
 
     @torch.no_grad()
     def preview(self) -> dict[str, Tensor]:
@@ -148,20 +174,20 @@ class TuningStage:
         camera = self.context.cameras(torch.tensor(prior.frames[:1], device=codes.device)).detach().expand(_OTHERS, -1)
         with torch.no_grad():
             before = prior.original.render(prior.original.planes(ws), camera).features
-        after = prior.generator.render(prior.generator.planes(ws), camera).features
+        after = prior.generator.render(prior.planes(codes), camera).features
         prior.count(self.name, _OTHERS)
         return (after - before).square().mean() / before.square().mean() + losses.l1(after, before)
 
 
 @torch.no_grad()
-def change(before: TriPlaneGenerator, after: TriPlaneGenerator, ws: Tensor) -> float:
+def change(prior: Prior, ws: Tensor) -> float:
     """Root mean square of the change of renders from the front, over that of the renders; 0 if nothing changed.
 
     Args:
-        before: The generator as it was.
-        after: The generator as it is.
-        ws: Latents ``[B, layer, w_dim]``.
+        prior: The generator as it was, and as it is.
+        ws: Latents ``[B, layer, w_dim]``, the same for each layer.
     """
-    camera = before.config.camera().to(ws).expand(len(ws), -1)
-    old, new = (one.render(one.planes(ws), camera).features[:, :3] for one in (before, after))
+    camera = prior.original.config.camera().to(ws).expand(len(ws), -1)
+    old = prior.original.render(prior.original.planes(ws), camera).features[:, :3]
+    new = prior.generator.render(prior.planes(ws[:, 0]), camera).features[:, :3]
     return ((new - old).square().mean() / old.square().mean()).sqrt().item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from dataclasses import replace
 
@@ -61,7 +62,9 @@ def clip():
 
 @pytest.fixture(scope="module")
 def found(clip):
-    """Both stages, which take minutes, and what was measured after each."""
+    """Both stages, and what was measured after each."""
+    if not os.environ.get("TALK3D_SLOW"):
+        pytest.skip("takes some ten minutes: TALK3D_SLOW=1 runs it")
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -88,7 +91,7 @@ def test_tuning_gains_and_leaves_other_codes_alone(found):
     assert 0 < after["change %"] <= 1
     prior = found["stage"].prior
     z = torch.randn(2, prior.generator.config.z_dim)  # codes that no stage has seen
-    assert 100 * change(prior.original, prior.generator, prior.original.latents(z)) <= 1
+    assert 100 * change(prior, prior.original.latents(z)) <= 1
     same = prior.original.superresolution.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in prior.generator.superresolution.state_dict().items())
     found["stage"].prior.give(found["stage"].context.identity)  # of the generator as it was tuned
