@@ -34,9 +34,10 @@ docs: $(VENV)/talk3d
 	$(INSTALL) --editable .[docs]
 	$(BIN)/python -W error docs/make_api.py
 
-# what the compiled CUDA kernels execute, for every architecture that this installation was built for
+# what the compiled CUDA kernels execute, for every architecture that this installation was built for, and Triton's
 kernels: $(VENV)/talk3d
 	$(BIN)/python benchmarks/compiled.py
+	$(BIN)/python benchmarks/compiled_triton.py
 
 # the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; what Python itself leaks is not of interest
 sanitize: $(VENV)/sanitized

@@ -13,6 +13,7 @@ and ``min_weight`` 0, for each sample of each ray.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,35 +75,74 @@ def render_trips(compiled: Compiled) -> list[int] | None:
     return found if len(compiled.loops) == len(found) and matrix == [5, len(found) - 1] else None
 
 
-def render_shared(planes: int) -> int:
+TYPES = {"of 16 bits": "HalfField", "of float32": "FloatField"}
+
+
+def fragments(floats: bool) -> int:
+    """Bytes of the decoder in shared memory; floats are two halves, but for biases."""
+    return (4096 + 4096 + 128) * (2 if floats else 1) + 512 + 256 + 16
+
+
+def taps(planes: int, floats: bool) -> int:
+    return 4 * 8 * (4 * 16 * (planes + floats) + 16)
+
+
+def render_shared(planes: int, floats: bool) -> int:
     """Dynamic shared memory of a block of ``render_rays``: fragments, taps, waiting tiles, rows of 64 rays."""
-    fragments = 4096 + 512 + 4096 + 256 + 128 + 16
-    taps = 4 * 8 * (4 * 16 * planes + 16)
-    return fragments + taps + 4 * 2048 + 64 * 4 * ((COARSE + max(COARSE, FINE) + 4) | 1)
+    waiting = 4 * 2048 * (2 if floats else 1)
+    return fragments(floats) + taps(planes, floats) + waiting + 64 * 4 * ((COARSE + max(COARSE, FINE) + 4) | 1)
 
 
-def _render(planes: int) -> Kernel:
-    samples = RAYS_PER_WARP * (COARSE + FINE)
-    pattern = f"render_rays_kernelINS_9HalfFieldILi{planes}E"
-    return Kernel(f"render_rays, {planes} planes of 16 bits", pattern, render_shared(planes), render_trips, samples)
+def _render(planes: int, texels: str) -> Kernel:
+    field = TYPES[texels]
+    return Kernel(
+        f"render_rays, {planes} planes {texels}",
+        f"render_rays_kernelINS_{len(field)}{field}ILi{planes}E",
+        render_shared(planes, field == "FloatField"),
+        render_trips,
+        RAYS_PER_WARP * (COARSE + FINE),
+    )
 
 
-def _render_backward(planes: int) -> Kernel:
-    """How often its second pass runs depends on what is seen: its loops are listed, and not added up."""
-    fragments = 4096 + 512 + 4096 + 256 + 128 + 16 + 4096 + 512 + 4096
-    taps = 4 * 8 * (4 * 16 * planes + 16) + 4 * 4 * RAYS_PER_WARP
-    shared = fragments + taps + 64 * 4 * (2 * (COARSE + FINE + 1) | 1)
-    pattern = f"render_rays_backward_kernelINS_9HalfFieldILi{planes}E"
-    return Kernel(f"render_rays_backward, {planes} planes of 16 bits", pattern, shared)
+def backward_trips(compiled: Compiled) -> list[int] | None:
+    """Loops of ``csrc/cuda/volume_backward.h``, where every sample has a gradient."""
+    samples = COARSE + FINE
+    intervals = samples - 1
+    # what the march lets through is summed up in an unrolled loop, or in one that is too long for that
+    march = [intervals // 4, intervals % 4] if len(compiled.loops) == 12 else [intervals]
+    found = [
+        *(2, 1, 1, 2, 1, 1),  # the decoder's fragments, there and back
+        samples // 2,  # all samples, in pairs
+        *march,
+        intervals,  # the march's derivative
+        *(samples // 2, samples),  # pairs again, and of each pair both
+    ]
+    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
+    return found if len(compiled.loops) == len(found) and matrix == [6, len(found) - 1] else None
+
+
+def _render_backward(planes: int, texels: str) -> Kernel:
+    field = TYPES[texels]
+    floats = field == "FloatField"
+    shared = (
+        fragments(floats) + (4096 + 4096) * (2 if floats else 1) + 512 + taps(planes, floats) + 4 * 4 * RAYS_PER_WARP
+    )
+    return Kernel(
+        f"render_rays_backward, {planes} planes {texels}",
+        f"render_rays_backward_kernelINS_{len(field)}{field}ILi{planes}E",
+        shared + 64 * 4 * (2 * (COARSE + FINE) | 1),
+        backward_trips,
+        RAYS_PER_WARP * (COARSE + FINE),
+    )
 
 
 KERNELS = [
-    _render(3),
-    _render(2),
-    _render_backward(3),
-    _render_backward(2),
+    *(_render(planes, texels) for texels in TYPES for planes in (3, 2)),
+    *(_render_backward(planes, texels) for texels in TYPES for planes in (3, 2)),
+    Kernel("pack_planes, float32", "pack_planes_kernelIff"),
     Kernel("pack_planes, float16", "pack_planes_kernelI6__half"),
     Kernel("pack_planes, bfloat16", "pack_planes_kernelI13__nv_bfloat16"),
+    Kernel("unpack_gradient, float32", "unpack_gradient_kernelIf"),
     Kernel("unpack_gradient, float16", "unpack_gradient_kernelI6__half"),
     Kernel("unpack_gradient, bfloat16", "unpack_gradient_kernelI13__nv_bfloat16"),
     Kernel("sample_triplane", "sample_triplane_kernelILi4E"),
@@ -149,6 +189,25 @@ def ledger() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def keep(rows: list[dict[str, str]], instead: Callable[[dict[str, str]], bool]) -> None:
+    """Write rows into the ledger, instead of those that they replace."""
+    kept = [found for found in ledger() if not instead(found)] if RESULTS.exists() else []
+    beside = RESULTS.with_suffix(".tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            sorted([*kept, *rows], key=lambda found: (found["kernel"], int(re.sub(r"\D", "", found["arch"]))))
+        )
+    beside.replace(RESULTS)
+
+
+def show(rows: list[dict[str, str]]) -> None:
+    """Print rows."""
+    for found in rows:
+        print("  ".join(f"{found.get(column, ''):>{max(len(column), 6)}}" for column in COLUMNS))
+
+
 def main(arguments: list[str]) -> int:
     """Count, print, and keep."""
     library = Path(arguments[0]) if arguments else installed()
@@ -157,17 +216,8 @@ def main(arguments: list[str]) -> int:
         return 1
     rows = count(library)
     new = {(found["kernel"], found["arch"]) for found in rows}
-    kept = [found for found in ledger() if (found["kernel"], found["arch"]) not in new] if RESULTS.exists() else []
-    beside = RESULTS.with_suffix(".tmp")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            sorted([*kept, *rows], key=lambda found: (found["kernel"], int(found["arch"].removeprefix("sm_"))))
-        )
-    beside.replace(RESULTS)
-    for found in rows:
-        print("  ".join(f"{found.get(column, ''):>{max(len(column), 6)}}" for column in COLUMNS))
+    keep(rows, lambda found: (found["kernel"], found["arch"]) in new)
+    show(rows)
     return 0
 
 

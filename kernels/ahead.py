@@ -40,12 +40,14 @@ class Compiled:
         counts: ``REG``, ``STACK`` and ``LOCAL`` (bytes of a thread), ``SHARED`` (bytes, without what a launch adds).
         instructions: Address and text of each machine instruction.
         warps: Warps of a program.
+        shared: Bytes of shared memory, with what a launch adds.
     """
 
     ptx: str
     counts: dict[str, int]
     instructions: list[tuple[int, str]]
     warps: int
+    shared: int = 0
 
     @property
     def loops(self) -> list[tuple[int, int]]:
@@ -122,7 +124,7 @@ def inspect(kernel: Any, arguments: dict[str, Any], arch: int, **types: str) -> 
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", code)
     instructions = [(int(address, 16), text) for address, text in found]
     real = [(address, text) for address, text in instructions if not re.match(r"NOP\b", text)]  # padding after the end
-    return Compiled(compiled.asm["ptx"], counts, real, compiled.metadata.num_warps)
+    return Compiled(compiled.asm["ptx"], counts, real, compiled.metadata.num_warps, compiled.metadata.shared)
 
 
 @dataclass(frozen=True)

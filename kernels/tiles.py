@@ -24,9 +24,113 @@ def sample_triplane(channels: int) -> dict[str, int]:
     return {"BLOCK_M": max(floats // block_c, 1), "BLOCK_C": block_c}
 
 
+# what 128 threads load at once in half precision, 16 bytes each: float32 takes two such loads
+ELEMENTWISE = 1024
+
+
+def bias_act(columns: int) -> dict[str, int]:
+    """Rows and columns of one program, which has 128 threads: as many whole rows as make up what they load at once."""
+    block_c = min(triton.next_power_of_2(columns), ELEMENTWISE)
+    return {"BLOCK_R": ELEMENTWISE // block_c, "BLOCK_C": block_c}
+
+
+def resample(channels: int, last: bool, up: list[int], down: list[int]) -> dict[str, int]:
+    """Rows and columns of groups of one program, and its channels.
+
+    Each of 128 threads loads 8 numbers of a sample at once, 16 bytes in half precision, and holds the sums of 4 results
+    of them: 4 rows below one another, in which a sample of a 4 x 4 filter is loaded 1.75 times instead of 4, or the
+    2 x 2 results of a doubling. Instructions and registers were counted (docs/kernels/resample_triton.md), time was
+    not.
+    """
+    rows = max(4 // (up[0] * up[1]), 1)
+    rows = min(rows, 2) if down[1] > 1 else rows
+    block_c = min(triton.next_power_of_2(channels), 64) if last else 1
+    return {"ROWS": rows, "TILE_W": min(ELEMENTWISE // block_c, 256), "BLOCK_C": block_c}
+
+
+def _keys(tokens: int, heads: int) -> dict[str, int]:
+    """Heads and tokens, each padded to a power of two, together at least the 16 that tensor cores multiply."""
+    padded = triton.next_power_of_2(heads)
+    return {"HEADS": padded, "TOKENS": max(triton.next_power_of_2(tokens), 16 // padded)}
+
+
+def token_attention(width: int, tokens: int, heads: int, *, many: bool) -> dict[str, int]:
+    """Texels of one program that attends, their padded channels, and what they attend to.
+
+    A texel lies in the registers of the program whole: of 16 texels with 256 channels a thread holds 32 numbers, or 16
+    with ``many`` warps, which backwards and in float32 are still too many. One frame's 3 x 1024 texels make 192
+    programs; with 32 at a time a quarter of 132 multiprocessors would have no work.
+    """
+    block_d = max(triton.next_power_of_2(width), 16)
+    longest = max(block_d, *_keys(tokens, heads).values())
+    block_n = max(min(4096 // longest, 64), 16)
+    return {**_keys(tokens, heads), "BLOCK_N": block_n, "BLOCK_D": block_d, "num_warps": 8 if many else 4}
+
+
+def fold_tokens(width: int, tokens: int, heads: int, head_width: int) -> dict[str, int]:
+    """Channels of one program that folds, for one head of one sample, and what it loops over at a time."""
+    keys = _keys(tokens, heads)
+    return {
+        **keys, "BLOCK_T": max(keys["TOKENS"], 16), "BLOCK_E": 64,
+        "BLOCK_W": max(triton.next_power_of_2(head_width), 16),
+        "BLOCK_D": min(max(triton.next_power_of_2(width), 16), 64),
+    }  # fmt: skip
+
+
+def group_norm(texels: int, channels: int, groups: int) -> dict[str, int]:
+    """Padded groups and their padded channels, texels at a time, and the parts that statistics are first made of.
+
+    At most 64 parts of 256 texels or more: a plane of 256 x 256 gives 192 programs work, and adding up 64 parts for
+    each block of 2048 numbers costs less than a launch.
+    """
+    width = channels // groups
+    padded_groups, padded = triton.next_power_of_2(groups), triton.next_power_of_2(width)
+    block_n = max(2 * ELEMENTWISE // (padded_groups * padded), 1)
+    part = triton.next_power_of_2(max(triton.cdiv(texels, 64), 256, block_n))
+    return {
+        "WIDTH": width, "GROUPS": padded_groups, "PADDED": padded, "PARTS": triton.cdiv(texels, part), "PART": part,
+        "BLOCK_N": block_n,
+    }  # fmt: skip
+
+
+def rollout_pool(size: int, channels: int) -> dict[str, int]:
+    """Texels that one program, which has 128 threads, adds up at a time, and their channels.
+
+    A program has one row or column of one plane: 1536 of them for planes of 256 x 256.
+    """
+    block_c = min(triton.next_power_of_2(channels), 64)
+    return {"BLOCK_R": min(ELEMENTWISE // block_c, triton.next_power_of_2(size)), "BLOCK_C": block_c}
+
+
+def rollout_response(channels: int, out: int) -> dict[str, int]:
+    """Positions, channels in and channels out of one program that convolves a profile, each at least 16 for ``dot``.
+
+    It keeps three products of 16 x 32 numbers. One frame's 6 profiles of 128 positions to 64 channels are 96 programs.
+    """
+    return {
+        "BLOCK_R": 16,
+        "BLOCK_C": min(max(triton.next_power_of_2(channels), 16), 64),
+        "BLOCK_O": min(max(triton.next_power_of_2(out), 16), 32),
+    }
+
+
+def rollout_add(channels: int) -> dict[str, int]:
+    """Texels of a row and channels of one program that adds: 8 numbers for each of its 128 threads."""
+    block_c = min(triton.next_power_of_2(channels), 64)
+    return {"BLOCK_W": ELEMENTWISE // block_c, "BLOCK_C": block_c}
+
+
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def result(dtype: torch.dtype) -> torch.dtype:
+    """The type that kernels write results of a type in.
+
+    Triton's interpreter (3.6) cuts float32 off where it should round it to bfloat16: there torch does the rounding.
+    """
+    return torch.float32 if dtype == torch.bfloat16 and interpreted() else dtype
 
 
 def precision(dtype: torch.dtype) -> str:

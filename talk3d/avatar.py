@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +264,18 @@ class BakedAvatar(Baked):
         if self.plate is None:
             return None
         with annotate("backdrop"):
-            backdrop = Backdrop(self.plate, self.moves(frames).crops, self.side)
-            return torch.stack([backdrop(frame) for frame in range(len(frames))])
+            if self.motion is None:
+                backdrop, rows = Backdrop(self.plate, self.moves(frames).crops, self.side), list(range(len(frames)))
+            else:
+                backdrop, rows = self._backdrop, ping_pong(frames, len(self.motion.blink))
+            return torch.stack([backdrop(row) for row in rows])
+
+    @cached_property
+    def _backdrop(self) -> Backdrop:
+        """Of the whole clip: each needs the plate in its own size and type."""
+        assert self.plate is not None
+        assert self.motion is not None
+        return Backdrop(self.plate, self.motion.crops, self.side)
 
 
 def convert_avatar(

@@ -60,9 +60,9 @@ def run_demo(out: Path, command: Command, *, preset: str = "demo", seconds: floa
         console.print(f"\n[bold]$ talk3d {shlex.join(arguments)}[/]", highlight=False, soft_wrap=True)
         if code := command(arguments):
             return code
-    took = time.monotonic() - start
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
     console.print(
-        f"\nDone in {took / 60:.0f} min {took % 60:.0f} s. The person never was, and never said this in the clip.\n"
+        f"\nDone in {minutes} min {seconds} s. The person never was, and never said this in the clip.\n"
         f"  look:  {video}, and {report / 'report.html'}\n"
         f"  next:  talk3d render {avatar} --audio YOUR.wav --camera fixed:25,5 --out yours.mp4\n"
         "         talk3d prepare YOUR_CLIP.mp4 --out data/you && talk3d fit data/you --out avatars/you",

@@ -5,13 +5,13 @@
 
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "common/tensors.h"
 #include "cuda/launch.h"
 #include "cuda/volume_backward.h"
 #include "cuda/volume_forward.h"
-#include "cuda/volume_half.h"
 #include "cuda/volume_pack.h"
 
 namespace talk3d {
@@ -44,18 +44,41 @@ void launch(
   check_launch("render_rays");
 }
 
-// planes [S, P, H, W, 32] to halves [S, 2 or 3, H + 2, W + 2, 32]
+// Calls run(field), where field::type is what reads such planes.
+template <class Run>
+void with_field(const Tensor& planes, const Packing& packing, Run run) {
+  if (planes.scalar_type() == ScalarType::Float) {
+    packing.planes == 3 ? run(std::type_identity<FloatField<3>>()) : run(std::type_identity<FloatField<2>>());
+  } else {
+    packing.planes == 3 ? run(std::type_identity<HalfField<3>>()) : run(std::type_identity<HalfField<2>>());
+  }
+}
+
+// Calls run(pointer to the tensor's data) with its type.
+template <class Run>
+void with_type(const Tensor& planes, Run run) {
+  void* const data = planes.data_ptr();
+  switch (planes.scalar_type()) {
+    case ScalarType::Half:
+      return run(static_cast<__half*>(data));
+    case ScalarType::BFloat16:
+      return run(static_cast<__nv_bfloat16*>(data));
+    default:
+      return run(static_cast<float*>(data));
+  }
+}
+
+// planes [S, P, H, W, 32] to [S, 2 or 3, H + 2, W + 2, 32], in floats as they came or in halves
 Tensor packed(const Tensor& planes, const Packing& packing, cudaStream_t stream) {
   const int64_t sets = planes.size(0), side = packing.size + 2;
   const std::vector<int64_t> sizes{sets, packing.planes, side, side, kChannels};
-  Tensor found = torch::stable::new_empty(planes, sizes, ScalarType::Half);
+  const bool floats = planes.scalar_type() == ScalarType::Float;
+  Tensor found = torch::stable::new_empty(planes, sizes, floats ? ScalarType::Float : ScalarType::Half);
   const unsigned int blocks = blocks_for(sets * packing.planes * packing.texels() * kGroups, kPackThreads);
-  const auto run = [&](const auto* from) {
-    pack_planes_kernel<<<blocks, kPackThreads, 0, stream>>>(packing, sets, from,
-                                                            static_cast<__half*>(found.data_ptr()));
-  };
-  planes.scalar_type() == ScalarType::Half ? run(static_cast<const __half*>(planes.data_ptr()))
-                                           : run(static_cast<const __nv_bfloat16*>(planes.data_ptr()));
+  with_type(planes, [&](auto* from) {
+    using To = std::conditional_t<std::is_same_v<decltype(from), float*>, float, __half>;
+    pack_planes_kernel<<<blocks, kPackThreads, 0, stream>>>(packing, sets, from, static_cast<To*>(found.data_ptr()));
+  });
   check_launch("pack_planes");
   return found;
 }
@@ -64,11 +87,9 @@ Tensor packed(const Tensor& planes, const Packing& packing, cudaStream_t stream)
 Tensor unpacked(const Tensor& gradient, const Tensor& planes, const Packing& packing, cudaStream_t stream) {
   Tensor found = torch::stable::empty_like(planes);
   const unsigned int blocks = blocks_for(planes.numel() / 8, kPackThreads);
-  const auto run = [&](auto* to) {
+  with_type(found, [&](auto* to) {
     unpack_gradient_kernel<<<blocks, kPackThreads, 0, stream>>>(packing, planes.size(0), data(gradient), to);
-  };
-  planes.scalar_type() == ScalarType::Half ? run(static_cast<__half*>(found.data_ptr()))
-                                           : run(static_cast<__nv_bfloat16*>(found.data_ptr()));
+  });
   check_launch("unpack_gradient");
   return found;
 }
@@ -80,12 +101,14 @@ void check(const Tensor& tensor, const Tensor& planes, const char* name) {
 }
 
 void check_planes(const Tensor& planes, const std::vector<int64_t>& pairs) {
-  STD_TORCH_CHECK(planes.dim() == 5 && planes.size(2) == planes.size(3) && planes.size(4) == kChannels &&
-                      planes.size(1) <= 3 && int64_t(pairs.size()) == 2 * planes.size(1) && planes.is_contiguous() &&
-                      reinterpret_cast<uintptr_t>(planes.data_ptr()) % sizeof(Quad) == 0 &&
-                      (planes.scalar_type() == ScalarType::Half || planes.scalar_type() == ScalarType::BFloat16),
-                  "planes must be [batch, 2 or 3, size, size, 32], contiguous, aligned to 16 bytes, of float16 or "
-                  "bfloat16, with a pair of coordinates for each");
+  STD_TORCH_CHECK(
+      planes.dim() == 5 && planes.size(2) == planes.size(3) && planes.size(4) == kChannels && planes.size(1) <= 3 &&
+          int64_t(pairs.size()) == 2 * planes.size(1) && planes.is_contiguous() &&
+          reinterpret_cast<uintptr_t>(planes.data_ptr()) % sizeof(Quad) == 0 &&
+          (planes.scalar_type() == ScalarType::Half || planes.scalar_type() == ScalarType::BFloat16 ||
+           planes.scalar_type() == ScalarType::Float),
+      "planes must be [batch, 2 or 3, size, size, 32], contiguous, aligned to 16 bytes, of float32, float16 "
+      "or bfloat16, with a pair of coordinates for each");
 }
 
 Texels texels_of(const Tensor& packed, const Packing& packing, double scale) {
@@ -93,7 +116,8 @@ Texels texels_of(const Tensor& packed, const Packing& packing, double scale) {
   texels.data = static_cast<const char*>(packed.data_ptr());
   texels.size = packing.size;
   texels.scale = static_cast<float>(scale);
-  texels.batch_stride = packed.size(0) == 1 ? 0 : packing.planes * packing.texels() * HalfField<3>::kTexelBytes;
+  const int64_t bytes = packed.scalar_type() == ScalarType::Float ? sizeof(float) : sizeof(__half);
+  texels.batch_stride = packed.size(0) == 1 ? 0 : packing.planes * packing.texels() * kChannels * bytes;
   texels.prepare();
   return texels;
 }
@@ -129,10 +153,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(const Tensor& pla
   arguments.dealing = Dealing::of(R);
   arguments.image = {mutable_data(features), mutable_data(depth), mutable_data(weight), mutable_data(depths),
                      mutable_data(transmittance)};
-  const size_t bytes = packing.planes == 3 ? RenderShared<HalfField<3>>::bytes(arguments.march)
-                                           : RenderShared<HalfField<2>>::bytes(arguments.march);
-  launch(packing.planes == 3 ? render_rays_kernel<HalfField<3>> : render_rays_kernel<HalfField<2>>, arguments, B, bytes,
-         stream);
+  with_field(planes, packing, [&](auto field) {
+    using Field = typename decltype(field)::type;
+    launch(render_rays_kernel<Field>, arguments, B, RenderShared<Field>::bytes(arguments.march), stream);
+  });
   return {features, depth, weight, depths, transmittance};
 }
 
@@ -168,10 +192,10 @@ std::tuple<Tensor, Tensor, Tensor> render_rays_backward(std::vector<Tensor> grad
     arguments.texel_gradients = mutable_data(gradient);
     arguments.gradient_batch_stride = planes.size(0) == 1 ? 0 : gradient.numel() / planes.size(0);
     const int samples = arguments.march.coarse + arguments.march.fine;
-    const size_t bytes = packing.planes == 3 ? GradientShared<HalfField<3>>::bytes(samples)
-                                             : GradientShared<HalfField<2>>::bytes(samples);
-    launch(packing.planes == 3 ? render_rays_backward_kernel<HalfField<3>> : render_rays_backward_kernel<HalfField<2>>,
-           arguments, B, bytes, stream);
+    with_field(planes, packing, [&](auto field) {
+      using Field = typename decltype(field)::type;
+      launch(render_rays_backward_kernel<Field>, arguments, B, GradientShared<Field>::bytes(samples), stream);
+    });
   }
   return {unpacked(gradient, planes, packing, stream), none, none};
 }

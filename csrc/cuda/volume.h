@@ -36,6 +36,29 @@ struct Texels {
   }
 };
 
+// A ray on the planes: from 0 on the first texel of the border to 1 on the last.
+struct Line {
+  float origin[3], direction[3];
+
+  TALK3D_DEVICE Line(const Texels& texels, const float* ray) {
+    const float size = static_cast<float>(texels.size), scale = 0.5f * texels.scale * size / (size + 1.0f);
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) {
+      origin[axis] = fmaf(ray[axis], scale, 0.5f);
+      direction[axis] = ray[3 + axis] * scale;
+    }
+  }
+
+  // The cell in which the ray is at `depth`, along one axis, and how far into it, 0 to 1. Outside of the planes
+  // everything is as on the border.
+  TALK3D_DEVICE uint32_t cell(const Texels& texels, int axis, float depth, float& within) const {
+    const float u = fma_saturated(depth, direction[axis], origin[axis]);
+    const float whole = fma_down(u, texels.cells, Texels::kWhole);
+    within = fmaf(u, texels.cells, Texels::kWhole - whole);
+    return bits_of(whole);
+  }
+};
+
 // A block takes 64 rays: 8 x 8 pixels where the rays of a camera fill a square picture, row by row, so that neighbours
 // share texels; otherwise 64 in a row. It is a guess about speed alone: any assignment is right.
 struct Dealing {

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "common/march.h"
-#include "cuda/volume_half.h"
+#include "cuda/volume_decoder_backward.h"
 
 namespace talk3d {
 
@@ -20,47 +20,15 @@ struct GradientArguments {
   int64_t gradient_batch_stride;  // in floats; 0 where all cameras share the planes
 };
 
-// The transposed decoder, as right operands.
-struct HalfDecoderBackward {
-  Quad w1[8][32];         // 32 colours to eight hidden units
-  Floats4 density[8][4];  // for t: the density's weights of two hidden units, twice
-  Quad w0[4][2][32];      // 64 hidden units to eight channels; of the mean over the planes
-
-  TALK3D_DEVICE void fill(const float* flat, int thread) {
-    const float* flat_w1 = flat + kHidden * kChannels + kHidden;  // row 0 is density
-    for (int at = thread; at < 8 * 32; at += kThreadsPerBlock) {
-      const int j = at / 32, lane = at % 32, g = lane / 4, t = lane % 4;
-      uint32_t words[4];
-      for (int k = 0; k < 4; ++k) {  // tile of colours k, its columns 2t and 2t + 1
-        const float* from = flat_w1 + 8 * j + g;
-        words[k] = pack(from[(1 + HalfDecoder::color_of(k, 2 * t)) * kHidden],
-                        from[(1 + HalfDecoder::color_of(k, 2 * t + 1)) * kHidden])
-                       .bits;
-      }
-      w1[j][lane] = {words[0], words[1], words[2], words[3]};
-      const int channel = HalfDecoder::color_of(j / 2, g);
-      for (int k = 0; k < 4; ++k) {
-        const float* from = flat + (32 * (j % 2) + 8 * k + 2 * t) * kChannels + channel;
-        words[k] = pack(from[0] * (1.0f / 3.0f), from[kChannels] * (1.0f / 3.0f)).bits;
-      }
-      w0[j / 2][j % 2][lane] = {words[0], words[1], words[2], words[3]};
-    }
-    for (int at = thread; at < 8 * 4; at += kThreadsPerBlock) {
-      const float* from = flat_w1 + 8 * (at / 4) + 2 * (at % 4);
-      density[at / 4][at % 4] = {from[0], from[1], from[0], from[1]};
-    }
-  }
-};
-
 template <class Field>
 struct GradientShared {
   alignas(16) typename Field::Decoder decoder;
-  alignas(16) HalfDecoderBackward backward;
+  alignas(16) typename Field::Backward backward;
   alignas(16) char taps[kWarpsPerBlock][Field::kTapBytes];
   float scale[kWarpsPerBlock][kRaysPerWarp];
   // then for each ray of each warp two rows of its samples, and a place more for an odd one
 
-  TALK3D_HD static int stride(int samples) { return (2 * (samples + 1)) | 1; }  // odd: rays lie in different banks
+  TALK3D_HD static int stride(int samples) { return 2 * (samples + samples % 2) | 1; }  // odd: rays in different banks
   TALK3D_HD float* rows(int warp, int samples) {
     return reinterpret_cast<float*>(this + 1) + warp * kRaysPerWarp * stride(samples);
   }
@@ -107,8 +75,8 @@ class Differentiator {
   }
 
  private:
-  TALK3D_DEVICE float* densities(int ray) const { return rows_ + ray * stride_; }            // then their gradients
-  TALK3D_DEVICE float* worths(int ray) const { return rows_ + ray * stride_ + count_ + 1; }  // then shares of colours
+  TALK3D_DEVICE float* densities(int ray) const { return rows_ + ray * stride_; }             // then their gradients
+  TALK3D_DEVICE float* worths(int ray) const { return rows_ + ray * stride_ + stride_ / 2; }  // then shares of colours
   TALK3D_DEVICE float own_depth(int k) const { return depths_[k + at_.late < count_ ? k + at_.late : count_ - 1]; }
 
   TALK3D_DEVICE void evaluate_samples(Field& field) {
@@ -116,9 +84,9 @@ class Differentiator {
       typename Field::Hidden nearer, farther;
       float density[2][2], worth[2][2] = {};
       field.evaluate(own_depth(k), nearer, farther, density);
-      // a colour is 0.501 tanh(x / 2) + 0.5, and features are twice the sum of what is seen
-      field.for_each_color(nearer, farther, [&](int tile, int row, int channel, float color) {
-        worth[tile][row] = fmaf(d_pixel_[row][channel], fmaf(color, 1.002f, 1.0f), worth[tile][row]);
+      const typename Field::Hidden* const hidden[2] = {&nearer, &farther};
+      field.for_each_color(hidden, [&](int tile, int row, int channel, float color) {
+        worth[tile][row] = fmaf(d_pixel_[row][channel], Field::feature(color), worth[tile][row]);
       });
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile)
@@ -156,7 +124,7 @@ class Differentiator {
     const float base = a_.from.weight[number_] - white, least = a_.march.min_weight;
     float shadow = 0.0f, carried = 0.0f, behind = 0.0f, most = 0.0f;  // behind: weight of the interval behind
     float next_density = density[count_ - 1], next_worth = worth[count_ - 1];
-    density[count_] = worth[count_] = 0.0f;
+    if (count_ % 2) density[count_] = worth[count_] = 0.0f;
     const auto put = [&](int s, float gradient, float before) {
       const float share = before <= least && behind <= least ? 0.0f : 0.5f * (before + behind);
       density[s] = exists_ ? gradient : 0.0f;
@@ -194,29 +162,28 @@ class Differentiator {
     for (int k = 0; k < count_; k += 2) {
       const float d_own = densities(at_.ray)[k + at_.late] * own_scale, own_share = worths(at_.ray)[k + at_.late];
       if (!any(!(d_own == 0.0f && own_share == 0.0f))) continue;
-      typename Field::Hidden hidden[2];
-      float unused[2][2], share[2][2], d_density[2][2];
-      field.evaluate(own_depth(k), hidden[0], hidden[1], unused);
-#pragma unroll
-      for (int tile = 0; tile < 2; ++tile)
+      field.look(own_depth(k));
+#pragma unroll 1
+      for (int tile = 0; tile < 2; ++tile) {
+        typename Field::Hidden hidden, *const decoded[1] = {&hidden};
+        field.decode(tile, decoded);
+        float share[2], d_density[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-          share[tile][row] = shuffle(own_share * own_scale, quad + 2 * tile + row);
-          d_density[tile][row] = shuffle(d_own, quad + 2 * tile + row);
+          share[row] = shuffle(own_share * own_scale, quad + 2 * tile + row);
+          d_density[row] = shuffle(d_own, quad + 2 * tile + row);
         }
-      float d_color[2][2][8];  // to the last layer's output
-      field.for_each_color(hidden[0], hidden[1], [&](int tile, int row, int channel, float color) {
-        d_color[tile][row][channel] = share[tile][row] * d_pixel_[row][channel] * (0.501f * fmaf(-color, color, 1.0f));
-      });
-#pragma unroll
-      for (int tile = 0; tile < 2; ++tile) {
-        float d_features[2][8];
-        differentiate_decoder(hidden[tile], d_color[tile], d_density[tile], d_features);
+        float d_color[2][8], d_features[2][8];  // to the last layer's output; to channels 8t to 8t + 7
+        const typename Field::Hidden* const of[1] = {&hidden};
+        field.for_each_color(of, [&](int, int row, int channel, float color) {
+          d_color[row][channel] = share[row] * d_pixel_[row][channel] * Field::slope(color);
+        });
+        shared_.backward.differentiate(at_, hidden, d_color, d_density, d_features);
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
           const float unscale = 1.0f / shared_.scale[at_.warp][at_.g + 8 * row];
           const float (&d)[8] = d_features[row];
-          if (share[tile][row] == 0.0f && d_density[tile][row] == 0.0f) continue;
+          if (share[row] == 0.0f && d_density[row] == 0.0f) continue;
           field.for_each_tap(2 * tile + row, [&](uint32_t texel, float tap) {
             const float by = tap * unscale;
             float* to = gradients + int64_t(texel) * kChannels;
@@ -226,51 +193,6 @@ class Differentiator {
         }
       }
       sync_warp();  // the taps are read
-    }
-  }
-
-  // From the last layer's output to the features, channels 8t to 8t + 7 of rows g and g + 8.
-  TALK3D_DEVICE void differentiate_decoder(const typename Field::Hidden& hidden,
-                                           const float (&d_color)[2][8],
-                                           const float (&d_density)[2],
-                                           float (&d_features)[2][8]) const {
-    const HalfDecoderBackward& decoder = shared_.backward;
-    Pair d_out[4][2];  // of a tile of colours: columns 2t and 2t + 1 of rows g and g + 8
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-#pragma unroll
-      for (int row = 0; row < 2; ++row) d_out[k][row] = pack(d_color[row][2 * k], d_color[row][2 * k + 1]);
-    Floats4 sums[4] = {};
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      Pair d_hidden[4];
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const int j = 2 * step + k;
-        const Quad w = decoder.w1[j][at_.lane];
-        const Floats4 v = decoder.density[j][at_.t];
-        Floats4 d = {v.x * d_density[0], v.y * d_density[0], v.z * d_density[1], v.w * d_density[1]};
-        d = mma(d_out[0][0], d_out[0][1], d_out[1][0], d_out[1][1], w.x, w.y, d);
-        d = mma(d_out[2][0], d_out[2][1], d_out[3][0], d_out[3][1], w.z, w.w, d);
-        // the slope of softplus from its value: 1 - 2^-h, with h in base 2
-        const Pair(&h)[4] = hidden.at[step];
-        const auto slope = [](float h) { return 1.0f - exp2_fast(-h); };
-        d_hidden[2 * k] = pack(d.x * slope(low(h[2 * k])), d.y * slope(high(h[2 * k])));
-        d_hidden[2 * k + 1] = pack(d.z * slope(low(h[2 * k + 1])), d.w * slope(high(h[2 * k + 1])));
-      }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const Quad w = decoder.w0[j][step / 2][at_.lane];
-        sums[j] = mma(d_hidden[0], d_hidden[1], d_hidden[2], d_hidden[3], step % 2 ? w.z : w.x, step % 2 ? w.w : w.y,
-                      sums[j]);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      d_features[0][2 * j] = sums[j].x;
-      d_features[0][2 * j + 1] = sums[j].y;
-      d_features[1][2 * j] = sums[j].z;
-      d_features[1][2 * j + 1] = sums[j].w;
     }
   }
 

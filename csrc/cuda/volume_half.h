@@ -8,11 +8,9 @@
 // four.
 #pragma once
 
-#include "cuda/volume.h"
+#include "cuda/volume_decoder.h"
 
 namespace talk3d {
-
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
 // The decoder as right operands of the tensor cores, in the shared memory of a block. The mean over the planes and the
 // base of the logarithms are folded in: hidden units are softplus / ln 2 of their input, and colours come as x / 2.
@@ -24,43 +22,31 @@ struct HalfDecoder {
   Quad density[2][4];  // for t: twice sixteen hidden units to the density, the same in every column
   float density_bias;
 
-  // Column `column` of the colours' tile j: so that a thread ends with channels 8t to 8t + 7.
-  TALK3D_HD static int color_of(int j, int column) { return 8 * (column / 2) + 2 * j + column % 2; }
-
   TALK3D_DEVICE void fill(const float* flat, int thread) {
-    const float* flat_b0 = flat + kHidden * kChannels;
-    const float* flat_w1 = flat_b0 + kHidden;  // row 0 is density
-    const float* flat_b1 = flat_w1 + (1 + kChannels) * kHidden;
+    const FlatDecoder from(flat);
+    const auto packed = [](Two numbers, float by) { return pack(numbers.low * by, numbers.high * by).bits; };
     for (int at = thread; at < 8 * 32; at += kThreadsPerBlock) {
-      const int lane = at % 32, g = lane / 4, t = lane % 4;
-      const float* row = flat + (8 * (at / 32) + g) * kChannels + 8 * t;
+      const int j = at / 32, lane = at % 32;
       uint32_t words[4];
-      for (int k = 0; k < 4; ++k) words[k] = pack(row[2 * k] * (kLog2E / 3.0f), row[2 * k + 1] * (kLog2E / 3.0f)).bits;
-      w0[at / 32][lane] = {words[0], words[1], words[2], words[3]};
-      const int step = at / 64, j = 2 * (at / 32 % 2);  // of the hidden units; the first of two tiles of colours
-      for (int k = 0; k < 4; ++k) {
-        const float* from = flat_w1 + (1 + color_of(j + k / 2, g)) * kHidden + 16 * step + 8 * (k % 2) + 2 * t;
-        words[k] = pack(from[0] * (0.5f * kLn2), from[1] * (0.5f * kLn2)).bits;
-      }
-      w1[step][at / 32 % 2][lane] = {words[0], words[1], words[2], words[3]};
+      for (int k = 0; k < 4; ++k) words[k] = packed(from.first(j, lane, k), kLog2E / 3.0f);
+      w0[j][lane] = {words[0], words[1], words[2], words[3]};
+      for (int k = 0; k < 4; ++k) words[k] = packed(from.color(j / 2, j % 2, lane, k), 0.5f * kLn2);
+      w1[j / 2][j % 2][lane] = {words[0], words[1], words[2], words[3]};
     }
     for (int at = thread; at < 2 * 4; at += kThreadsPerBlock) {
       uint32_t words[4];
-      for (int k = 0; k < 4; ++k) {
-        const float* from = flat_w1 + 32 * (at / 4) + 8 * k + 2 * (at % 4);
-        words[k] = pack(from[0] * kLn2, from[1] * kLn2).bits;
-      }
+      for (int k = 0; k < 4; ++k) words[k] = packed(from.density(at / 4, at % 4, k), kLn2);
       density[at / 4][at % 4] = {words[0], words[1], words[2], words[3]};
     }
     for (int at = thread; at < 8 * 4; at += kThreadsPerBlock) {
       const int j = at / 4, t = at % 4;
-      const float* from = flat_b0 + 8 * j + 2 * t;
-      b0[j][t] = {from[0] * kLog2E, from[1] * kLog2E, from[0] * kLog2E, from[1] * kLog2E};
+      const Two hidden = from.hidden_bias(j, t) * kLog2E;
+      b0[j][t] = {hidden.low, hidden.high, hidden.low, hidden.high};
       if (j >= 4) continue;
-      const float left = 0.5f * flat_b1[1 + color_of(j, 2 * t)], right = 0.5f * flat_b1[1 + color_of(j, 2 * t + 1)];
-      b1[j][t] = {left, right, left, right};
+      const Two color = from.color_bias(j, t) * 0.5f;
+      b1[j][t] = {color.low, color.high, color.low, color.high};
     }
-    if (thread == 0) density_bias = flat_b1[0];
+    if (thread == 0) density_bias = from.b1[0];
   }
 };
 
@@ -74,10 +60,13 @@ TALK3D_DEVICE Pair softplus2(float left, float right) {
   return fma(p, z, pack_positive(left, right));
 }
 
+struct HalfDecoderBackward;
+
 template <int kPlanes>
 class HalfField {
  public:
   using Decoder = HalfDecoder;
+  using Backward = HalfDecoderBackward;
   static constexpr int kBlocks = 3;  // on a multiprocessor: 168 registers for a thread
   static constexpr int kTexelBytes = 2 * kChannels;
   static constexpr int kSampleBytes = 16 * kPlanes;
@@ -119,43 +108,17 @@ class HalfField {
         quad_(taps + place.g * kQuadBytes),
         lane_(place.lane),
         offset_((shared.density_bias - 1.0f) * kLog2E),
-        base_(reinterpret_cast<const Texel*>(texels.data + camera * texels.batch_stride + 16 * place.t)) {
-    // from 0 on the first texel of the border to 1 on the last
-    const float size = static_cast<float>(texels.size), scale = 0.5f * texels.scale * size / (size + 1.0f);
-#pragma unroll
-    for (int axis = 0; axis < 3; ++axis) {
-      origin_[axis] = fmaf(ray[axis], scale, 0.5f);
-      direction_[axis] = ray[3 + axis] * scale;
-    }
-  }
+        base_(reinterpret_cast<const Texel*>(texels.data + camera * texels.batch_stride + 16 * place.t)),
+        line_(texels, ray) {}
 
   // The features that the warp's samples see, to hidden activations and raw densities; this thread's sample lies at
-  // `depth`. The density, without its bias, is that of row
-  // g (`[tile][0]`) or g + 8.
+  // `depth`. The density, without its bias, is that of row g (`[tile][0]`) or g + 8.
   TALK3D_DEVICE void evaluate(float depth, Hidden& nearer, Hidden& farther, float (&density)[2][2]) {
     Hidden* const hidden[2] = {&nearer, &farther};
-    project(depth);
-    sync_warp();
-    Pair features[2][2][4];
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile)
-#pragma unroll
-      for (int row = 0; row < 2; ++row) gather(2 * tile + row, features[tile][row]);
+    look(depth);
+    decode(0, hidden);
     sync_warp();
     Floats4 raw[2] = {};
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const Quad w = decoder_.w0[j][lane_];
-      const Floats4 bias = decoder_.b0[j][lane_ % 4];
-#pragma unroll
-      for (int tile = 0; tile < 2; ++tile) {
-        const auto& f = features[tile];
-        Floats4 sum = mma(f[0][0], f[1][0], f[0][1], f[1][1], w.x, w.y, bias);
-        sum = mma(f[0][2], f[1][2], f[0][3], f[1][3], w.z, w.w, sum);
-        hidden[tile]->at[j / 2][2 * (j % 2)] = softplus2(sum.x, sum.y);
-        hidden[tile]->at[j / 2][2 * (j % 2) + 1] = softplus2(sum.z, sum.w);
-      }
-    }
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const Quad w = decoder_.density[step / 2][lane_ % 4];
@@ -172,19 +135,47 @@ class HalfField {
     }
   }
 
-  // tanh(x / 2) of the colours' inputs x, of two tiles: rows g and g + 8, channels 8t to 8t + 7. Calls
+  // What evaluate() does in two steps. First everybody's taps, for this thread's sample at `depth`; no thread may still
+  // be reading the last ones.
+  TALK3D_DEVICE void look(float depth) {
+    project(depth);
+    sync_warp();
+  }
+  // Then the hidden activations of some tiles from `first` on; the taps stay.
+  template <int kTiles>
+  TALK3D_DEVICE void decode(int first, Hidden* const (&hidden)[kTiles]) const {
+    Pair features[kTiles][2][4];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) gather(2 * (first + tile) + row, features[tile][row]);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const Quad w = decoder_.w0[j][lane_];
+      const Floats4 bias = decoder_.b0[j][lane_ % 4];
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const auto& f = features[tile];
+        Floats4 sum = mma(f[0][0], f[1][0], f[0][1], f[1][1], w.x, w.y, bias);
+        sum = mma(f[0][2], f[1][2], f[0][3], f[1][3], w.z, w.w, sum);
+        hidden[tile]->at[j / 2][2 * (j % 2)] = softplus2(sum.x, sum.y);
+        hidden[tile]->at[j / 2][2 * (j % 2) + 1] = softplus2(sum.z, sum.w);
+      }
+    }
+  }
+
+  // tanh(x / 2) of the colours' inputs x, of some tiles: rows g and g + 8, channels 8t to 8t + 7. Calls
   // use(tile, row, channel of the eight, value).
-  template <class Use>
-  TALK3D_DEVICE void for_each_color(const Hidden& nearer, const Hidden& farther, Use use) const {
-    const Hidden* const hidden[2] = {&nearer, &farther};
+  template <int kTiles, class Use>
+  TALK3D_DEVICE void for_each_color(const Hidden* const (&hidden)[kTiles], Use use) const {
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
-      Floats4 out[2][2];  // tile, half of the pair
+      Floats4 out[kTiles][2];  // tile, half of the pair
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const Quad w = decoder_.w1[step][pair][lane_];
 #pragma unroll
-        for (int tile = 0; tile < 2; ++tile) {
+        for (int tile = 0; tile < kTiles; ++tile) {
           const Pair(&h)[4] = hidden[tile]->at[step];
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
@@ -194,7 +185,7 @@ class HalfField {
         }
       }
 #pragma unroll
-      for (int tile = 0; tile < 2; ++tile)
+      for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           const int channel = 4 * pair + 2 * k;
@@ -212,7 +203,8 @@ class HalfField {
                                 const Hidden& farther,
                                 const float (&share)[2][2],
                                 float (&sums)[2][8]) const {
-    for_each_color(nearer, farther, [&](int tile, int row, int channel, float color) {
+    const Hidden* const hidden[2] = {&nearer, &farther};
+    for_each_color(hidden, [&](int tile, int row, int channel, float color) {
       sums[row][channel] = fmaf(share[tile][row], color, sums[row][channel]);
     });
   }
@@ -246,7 +238,10 @@ class HalfField {
     }
   }
 
-  // The pixel of a sum of shared colours: 1.002 sigmoid(x) - 0.001, where the sum is of tanh(x / 2).
+  // A colour is 1.002 sigmoid(x) - 0.001, here with its half tangent; a feature is twice the sum of what is seen,
+  // less 1.
+  TALK3D_DEVICE static float feature(float color) { return fmaf(color, 1.002f, 1.0f); }
+  TALK3D_DEVICE static float slope(float color) { return 0.501f * fmaf(-color, color, 1.0f); }  // to x
   TALK3D_DEVICE static float pixel(float sum, float weight) { return fmaf(sum, 0.501f, 0.5f * weight); }
 
  private:
@@ -260,12 +255,9 @@ class HalfField {
     uint32_t cell[3];
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
-      // outside of the planes everything is as on the border
-      const float u = fma_saturated(depth, direction_[axis], origin_[axis]);
-      const float whole = fma_down(u, texels_.cells, Texels::kWhole);
-      const float within = fmaf(u, texels_.cells, Texels::kWhole - whole);
+      float within;
+      cell[axis] = line_.cell(texels_, axis, depth, within);
       share[axis] = pack(1.0f - within, within);
-      cell[axis] = bits_of(whole);
     }
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
@@ -299,7 +291,7 @@ class HalfField {
   const int lane_;
   const float offset_;  // the last layer's bias of the density, and that of its softplus
   const Texel* const base_;
-  float origin_[3], direction_[3];
+  const Line line_;
 };
 
 }  // namespace talk3d

@@ -20,12 +20,16 @@ __device__ inline float as_float(float x) { return x; }
 __device__ inline float as_float(__half x) { return __half2float(x); }
 __device__ inline float as_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// Sums are rounded once. Beyond 65504 a number becomes infinite, and what it is seen through is not a number.
-template <class T>
+__device__ inline void from_float(float x, float& to) { to = x; }
+__device__ inline void from_float(float x, __half& to) { to = __float2half_rn(x); }
+__device__ inline void from_float(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
+
+// Sums are rounded once. As a half a number beyond 65504 becomes infinite, and what it is seen through is not a number.
+template <class T, class To>
 __global__ void __launch_bounds__(kPackThreads) pack_planes_kernel(const __grid_constant__ Packing packing,
                                                                    int64_t sets,
                                                                    const T* __restrict__ from,  // [S, P, H, W, 32]
-                                                                   __half* __restrict__ to) {
+                                                                   To* __restrict__ to) {
   const int64_t at = int64_t(blockIdx.x) * kPackThreads + threadIdx.x, texel = at / kGroups;
   const int64_t texels = packing.planes * packing.texels();
   if (texel >= sets * texels) return;
@@ -35,13 +39,10 @@ __global__ void __launch_bounds__(kPackThreads) pack_planes_kernel(const __grid_
     const auto found = *reinterpret_cast<const Eight<T>*>(set + (source * kGroups + at % kGroups) * 8);
     for (int c = 0; c < 8; ++c) sums[c] += as_float(found.at[c]);
   });
-  Eight<__half> packed;
-  for (int c = 0; c < 8; ++c) packed.at[c] = __float2half_rn(sums[c]);
-  *reinterpret_cast<Eight<__half>*>(to + at * 8) = packed;
+  Eight<To> packed;
+  for (int c = 0; c < 8; ++c) from_float(sums[c], packed.at[c]);
+  *reinterpret_cast<Eight<To>*>(to + at * 8) = packed;
 }
-
-__device__ inline void from_float(float x, __half& to) { to = __float2half_rn(x); }
-__device__ inline void from_float(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
 
 // The gradient of the planes as they came, from that of the packed ones.
 template <class T>

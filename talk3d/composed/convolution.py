@@ -11,13 +11,14 @@ def conv3x3_bias_act(
     x: Tensor, weight: Tensor, bias: Tensor | None, slope: float, gain: float, clamp: float | None
 ) -> Tensor:
     """Convolve, then activate in one pass; see ``talk3d.ops.conv3x3_bias_act``."""
-    y = conv2d(x, weight, bias, padding=1)
+    later = bias is not None and x.device.type != "cpu"  # there torch adds it in a pass of its own
+    y = conv2d(x, weight, None if later else bias, padding=1)
     is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     y = y.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
-    if slope == 1 and gain == 1 and clamp is None:
+    if slope == 1 and gain == 1 and clamp is None and not later:
         return y
     # the fastest there is: on a GPU nothing but a kernel of its own reads and writes the picture once
-    activated: Tensor = torch.ops.talk3d.bias_act(y, None, slope, gain, clamp, "auto")
+    activated: Tensor = torch.ops.talk3d.bias_act(y, bias if later else None, slope, gain, clamp, "auto")
     return activated
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
-from typing import NamedTuple
+import warnings
+from collections import OrderedDict
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils._pytree import tree_map
 
 from talk3d import cameras as cams
 from talk3d.models.compositing import composite
@@ -21,7 +22,9 @@ from talk3d.models.scene import Generated, View
 from talk3d.ops import PackedPlanes, pack_planes, render_rays
 from talk3d.profiling import annotate
 
-__all__ = ["Baked"]
+__all__ = ["GRAPHS", "Baked"]
+
+GRAPHS = 4  # that are kept: each has the memory of a frame for itself
 
 
 class Baked:
@@ -56,6 +59,13 @@ class Baked:
         allowed = (torch.float32, torch.bfloat16, *([torch.float16] if self.device.type == "cuda" else []))
         if dtype not in allowed:
             raise ValueError(f"dtype must be one of {', '.join(map(str, allowed))} on {self.device}, got {dtype}")
+        if dtype == torch.bfloat16 and self.device.type == "cuda":
+            capability = torch.cuda.get_device_capability(self.device)
+            if capability < (8, 0) and not torch.version.hip:
+                raise ValueError(
+                    f"{self.device} has compute capability {capability[0]}.{capability[1]} and bfloat16 needs 8.0: "
+                    "bake with torch.float16"
+                )
         self.dtype, self.config = dtype, identity.config
 
         identity = copy.deepcopy(identity).to(self.device, torch.float32)
@@ -69,8 +79,10 @@ class Baked:
             unet = fold_batch_norm(driver.unet).to(self.device, torch.float32)
             # in full precision, once; what depends on it for every frame is in the type of the frame
             self._features = IdentityFeatures(*(part.to(dtype) for part in unet.encode(identity.planes)))
-            self._unet = unet.to(dtype)
-        self._graphs: dict[tuple[int, int], _Graph] = {}
+            self._unet = unet.for_frames().to(dtype)
+        self._graphs: OrderedDict[tuple[int, int], _Graph] = OrderedDict()
+        self._grids: dict[int, Tensor] = {}
+        self._largest: int | None = None  # batch that there is memory for, once there was not enough
 
     @property
     def side(self) -> int:
@@ -120,7 +132,14 @@ class Baked:
             what must stay.
 
         Raises:
-            ValueError: On wrong shapes, or tokens for an avatar without a driver.
+            ValueError: On wrong shapes, or tokens for an avatar without a driver; and on cameras that are not finite,
+                if they are on the CPU: on a GPU nothing is looked at, which would wait for it.
+            torch.OutOfMemoryError: If there is no memory for one frame. Where there is none for a batch, it is halved
+                from then on, and a warning says so once.
+
+        Note:
+            A graph belongs to a number of frames and a resolution; another one is captured for others, and the
+            :data:`GRAPHS` used last are kept.
         """
         if cameras.ndim != 2 or cameras.shape[1] != 25:
             raise ValueError(f"cameras must have the shape [batch, 25], got {list(cameras.shape)}")
@@ -128,16 +147,45 @@ class Baked:
             raise ValueError("this avatar has no driver: tokens must be None")
         if tokens is not None and (tokens.ndim != 3 or len(tokens) != len(cameras)):
             raise ValueError(f"tokens must be [{len(cameras)}, tokens, width], got {list(tokens.shape)}")
-        cameras = cameras.to(self.device, torch.float32)
+        cams.unpack(cameras)  # says what is wrong with them
+        pencils = _pencils(cameras.to(torch.float32)).to(self.device)
         tokens = None if tokens is None else tokens.to(self.device)
         side = self.config.resolution if resolution is None else resolution
-        if not graph or self.device.type != "cuda" or tokens is None:
-            return self._frame(tokens, *_rays(cameras, side))
-        key = len(cameras), side
+        graph = graph and self.device.type == "cuda" and tokens is not None
+        return self._some(tokens, pencils, side, graph)
+
+    def _some(self, tokens: Tensor | None, pencils: Tensor, side: int, graph: bool) -> Generated:
+        """Frames at once, or in as many parts as memory takes."""
+        count = len(pencils)
+        if self._largest is None or count <= self._largest:
+            try:
+                return self._captured(tokens, pencils, side) if graph else self._frame(tokens, pencils, side)
+            except torch.OutOfMemoryError:
+                if count < 2:
+                    raise
+                self._graphs.clear()
+                if self._largest is None:
+                    warnings.warn(f"no memory for {count} frames at a time: batches are halved", stacklevel=4)
+                self._largest = count // 2
+        starts = range(0, count, self._largest)
+        some = [slice(start, start + self._largest) for start in starts]
+        # copies, for a graph's buffers are written again
+        parts = [
+            tree_map(torch.clone, self._some(None if tokens is None else tokens[part], pencils[part], side, graph))
+            for part in some
+        ]
+        return tree_map(lambda *found: torch.cat(found), *parts)
+
+    def _captured(self, tokens: Tensor | None, pencils: Tensor, side: int) -> Generated:
+        assert tokens is not None
+        key = len(pencils), side
         if key not in self._graphs:
-            self._graphs[key] = _Graph(self, tokens, cameras, side)
+            while len(self._graphs) >= GRAPHS:
+                self._graphs.popitem(last=False)
+            self._graphs[key] = _Graph(self, tokens, pencils, side)
+        self._graphs.move_to_end(key)
         with annotate("replay"):
-            return self._graphs[key].replay(tokens, cameras)
+            return self._graphs[key].replay(tokens, pencils)
 
     @torch.inference_mode()
     def compose(
@@ -168,14 +216,25 @@ class Baked:
             color = (frames.image + 1) / 2 / alpha.clamp(min=1 / 255)
             return _bytes(torch.cat([color, alpha], dim=1))
 
-    def _frame(self, tokens: Tensor | None, origins: Tensor, directions: Tensor) -> Generated:
+    def _frame(self, tokens: Tensor | None, pencils: Tensor, side: int) -> Generated:
         planes = self._rest if tokens is None else self._moved(tokens)
-        seen = render_rays(planes, self._decoder, origins, directions, self.config.rendering)
-        side = math.isqrt(origins.shape[1])
+        seen = render_rays(planes, self._decoder, *self._rays(pencils, side), self.config.rendering)
         # rays [B, R, C] are a channels-last picture already
         features = seen.features.unflatten(1, (side, side)).permute(0, 3, 1, 2)
         view = View(features, *(part.unflatten(1, (1, side, side)) for part in seen[1:]))
         return Generated(self._superresolution(features), view)
+
+    def _rays(self, pencils: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Origins and directions of :func:`talk3d.cameras.rays`, in four launches and without looking at data."""
+        if side not in self._grids:
+            centers = (torch.arange(side, device=self.device, dtype=torch.float32) + 0.5) / side
+            self._grids[side] = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), 2).flatten(0, 1)
+        with annotate("render.rays"):
+            across, down = self._grids[side].unsqueeze(2).unbind(1)  # [R * R, 1]
+            right, below, corner, origin = pencils.unsqueeze(2).unbind(1)  # [B, 1, 3]
+            directions = torch.addcmul(torch.addcmul(corner, across, right), down, below)
+            directions = directions / torch.linalg.vector_norm(directions, dim=2, keepdim=True)
+            return origin.expand_as(directions), directions
 
     def _moved(self, tokens: Tensor) -> PackedPlanes:
         """Planes of the identity with the delta of each frame, in the renderer's layout."""
@@ -187,40 +246,42 @@ class Baked:
             return packed._replace(texels=self._rest.texels + packed.texels)
 
 
-def _rays(cameras: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    with annotate("render.rays"):
-        return cams.rays(*cams.unpack(cameras), side)
+def _pencils(cameras: Tensor) -> Tensor:
+    """Rays of camera vectors ``[B, 25]`` as ``[B, 4, 3]``.
+
+    Steps of the direction across and down the whole picture, the direction of its upper left corner, and the origin. A
+    few numbers, on the device that the cameras are on: mostly the CPU, where that launches nothing.
+    """
+    cam2world, intrinsics = cameras[:, :16].view(-1, 4, 4), cameras[:, 16:]
+    fx, skew, cx, _, fy, cy, *_ = intrinsics[:, :, None].unbind(1)  # [B, 1]
+    right, down, forward, position = cam2world[:, :3].unbind(2)  # [B, 3]
+    across = right / fx
+    below = (down - skew * across) / fy
+    return torch.stack([across, below, forward - cx * across - cy * below, position], dim=1)
 
 
 def _bytes(pictures: Tensor) -> Tensor:
     return pictures.clamp(0, 1).mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-class _Captured(NamedTuple):
-    tokens: Tensor
-    origins: Tensor
-    directions: Tensor
-
-
 class _Graph:
     """A frame captured as one CUDA graph, with inputs and outputs in static buffers."""
 
-    def __init__(self, baked: Baked, tokens: Tensor, cameras: Tensor, side: int) -> None:
-        self.side = side
-        self.inputs = _Captured(tokens.clone(), *(part.clone() for part in _rays(cameras, side)))
-        stream = torch.cuda.Stream(baked.device)
-        stream.wait_stream(torch.cuda.current_stream(baked.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # what libraries choose and allocate at first must not be captured
-                baked._frame(*self.inputs)
-        torch.cuda.current_stream(baked.device).wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = baked._frame(*self.inputs)
+    def __init__(self, baked: Baked, tokens: Tensor, pencils: Tensor, side: int) -> None:
+        self.inputs = tokens.clone(), pencils.clone()
+        with torch.cuda.device(baked.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # what libraries choose and allocate at first must not be captured
+                    baked._frame(*self.inputs, side)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.output = baked._frame(*self.inputs, side)
 
-    def replay(self, tokens: Tensor, cameras: Tensor) -> Generated:
-        fresh = _Captured(tokens, *_rays(cameras, self.side))
-        for static, found in zip(self.inputs, fresh, strict=True):
+    def replay(self, tokens: Tensor, pencils: Tensor) -> Generated:
+        for static, found in zip(self.inputs, (tokens, pencils), strict=True):
             static.copy_(found)
         self.graph.replay()
         return self.output

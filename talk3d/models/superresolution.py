@@ -170,8 +170,8 @@ class _FoldedBlock(nn.Module):
         with annotate(".conv"):
             x = conv3x3_bias_act(x, self.conv1_weight, self.conv1_bias, self.activation)
         with annotate(".rgb"):
-            rgb = conv2d(x, self.to_rgb_weight, self.to_rgb_bias)
-            contribution = bias_act(rgb, act="linear", clamp=self.activation.clamp).to(image.dtype)
+            rgb = conv2d(x, self.to_rgb_weight)
+            contribution = bias_act(rgb, self.to_rgb_bias, "linear", clamp=self.activation.clamp).to(image.dtype)
             return x, contribution + (image if self.filter is None else upsample(image, self.filter.to(image.dtype)))
 
 

@@ -73,7 +73,8 @@ def token_attention(
         heads: Into how many heads the inner width is divided.
         eps: Added to the variance in the layer norm.
         with_map: Also return where each token is looked at.
-        impl: ``"torch"`` or ``"reference"``; by default the fastest that accepts the inputs.
+        impl: ``"triton"`` (not float64), ``"torch"`` or ``"reference"``; by default the fastest that accepts the
+            inputs.
 
     Returns:
         The planes, and the map if asked for.
@@ -163,6 +164,20 @@ def _differentiate(ctx, d_out, _):  # type: ignore[no-untyped-def]
 _forward.differentiate(_save, _differentiate)
 _backward.refuse_derivative("token_attention is differentiable once; for more, use talk3d.reference.attention.forward")
 
+
+def _triton(planes: Tensor, tokens: Tensor, weights: list[Tensor], heads: int) -> str | None:
+    if planes.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 and float16, not {planes.dtype}"
+    width, keys, head = planes.shape[3], heads * tokens.shape[1], len(weights[2]) // heads
+    if width > 512 or keys > 320 or width * keys > 2**14 or head > 128:  # what a program holds in shared memory
+        return f"it takes few tokens and narrow texels, not {tokens.shape[1]}, {heads} heads of {head}, width {width}"
+    return None
+
+
+_forward.implement("triton", "talk3d.kernels.attention:forward", supports=lambda *arguments: _triton(*arguments[:4]))
+_backward.implement(
+    "triton", "talk3d.kernels.attention:backward", supports=lambda d_out, *arguments: _triton(*arguments[:4])
+)
 for _operator, _function in ((_forward, "forward"), (_backward, "backward")):
     _operator.implement("torch", f"talk3d.composed.attention:{_function}")
     _operator.implement("reference", f"talk3d.reference.attention:{_function}")

@@ -46,6 +46,8 @@ def _wrong_device(impl: str, args: tuple[Any, ...]) -> str | None:
     found = _device(args)
     if impl in _NATIVE and found != impl:
         return f"it runs on {impl} tensors, not on {found}"
+    if impl == "triton" and found not in ("cpu", "cuda"):
+        return f"it runs on a GPU, not on {found} tensors"
     if impl == "triton" and found == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "it runs on a GPU, or on cpu tensors in Triton's interpreter (TRITON_INTERPRET=1)"
     return None

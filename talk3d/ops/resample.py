@@ -16,6 +16,9 @@ __all__ = ["Activation", "Resampling", "bias_act", "resample2d", "resample2d_bia
 Pair = int | tuple[int, int]
 Act = Literal["linear", "lrelu"]
 
+_LARGEST = 2**31 - 2**16  # and a tile more
+_TOO_LARGE = "it counts in 32 bits inside a picture, and this one is too large"
+
 # slope of the negative side, and gain that keeps the variance of a normal input
 _ACTIVATIONS = {"linear": (1.0, 1.0), "lrelu": (0.2, math.sqrt(2))}
 
@@ -65,8 +68,8 @@ def resample2d(
         padding: Left, right, top and bottom, counted in upsampled samples, or one number for all; negative ones crop.
         gain: Multiplies the filter. ``up**2`` keeps the brightness of an upsampled picture.
         flip: Correlate instead of convolving: do not turn the filter round.
-        impl: ``"cpu"`` (float32 and bfloat16, channels-last), ``"torch"`` or ``"reference"``; by default the fastest
-            that accepts the inputs.
+        impl: ``"cpu"`` (float32 and bfloat16, channels-last), ``"triton"`` (those and float16), ``"torch"`` or
+            ``"reference"``; by default the fastest that accepts the inputs.
 
     Returns:
         Pictures ``[B, C, H', W']``.
@@ -106,8 +109,8 @@ def bias_act(
         alpha: 0 or more; by default 0.2. ``"linear"`` has none.
         gain: Positive; by default 1 for ``"linear"`` and the square root of 2 for ``"lrelu"``.
         clamp: Largest magnitude that remains, positive; by default any.
-        impl: ``"cpu"`` (float32 and bfloat16), ``"torch"`` or ``"reference"``; by default the fastest that accepts
-            the inputs.
+        impl: ``"cpu"`` (float32 and bfloat16), ``"triton"`` (those and float16), ``"torch"`` or ``"reference"``; by
+            default the fastest that accepts the inputs.
 
     Returns:
         Activations ``[B, C, ...]``.
@@ -148,8 +151,8 @@ def resample2d_bias_act(
         bias: ``[C]``.
         resampling: Factors, padding, gain and direction of the filter.
         activation: Which one, its slope, gain and clamp.
-        impl: ``"cpu"`` (float32 and bfloat16, channels-last), ``"torch"`` or ``"reference"``; by default the fastest
-            that accepts the inputs.
+        impl: ``"cpu"`` (float32 and bfloat16, channels-last), ``"triton"`` (those and float16), ``"torch"`` or
+            ``"reference"``; by default the fastest that accepts the inputs.
 
     Returns:
         Activations ``[B, C, H', W']``.
@@ -361,12 +364,27 @@ def _channels_last(x: Tensor, *_: object) -> str | None:
     return _float32_or_bfloat16(x)
 
 
-for _operator, _supports in (
-    (_resample, _channels_last),
-    (_bias_act, _float32_or_bfloat16),
-    (_bias_act_backward, _float32_or_bfloat16),
-    (_resample_bias_act, _channels_last),
+def _triton(x: Tensor, *_: object) -> str | None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 and float16, not {x.dtype}"
+    span = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+    return _TOO_LARGE if span >= _LARGEST else None
+
+
+def _triton_resample(
+    x: Tensor, filter: Tensor, up: list[int], down: list[int], padding: list[int], *_: object
+) -> str | None:
+    after = math.prod(_sizes(list(x.shape), filter, up, down, padding)) * x.shape[1]
+    return _TOO_LARGE if after >= _LARGEST else _triton(x)
+
+
+for _operator, _supports, _triton_supports in (
+    (_resample, _channels_last, _triton_resample),
+    (_bias_act, _float32_or_bfloat16, _triton),
+    (_bias_act_backward, _float32_or_bfloat16, _triton),
+    (_resample_bias_act, _channels_last, lambda x, filter, _, *options: _triton_resample(x, filter, *options)),
 ):
     _operator.implement("cpu", supports=_supports)
+    _operator.implement("triton", f"talk3d.kernels.resample:{_operator.name}", supports=_triton_supports)
     _operator.implement("torch", f"talk3d.composed.resample:{_operator.name}")
     _operator.implement("reference", f"talk3d.reference.resample:{_operator.name}")

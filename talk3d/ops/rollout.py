@@ -52,7 +52,8 @@ def rollout_conv(
         bias: ``[3, O]``, or None.
         axes: The convention of the planes, a key of :data:`talk3d.ops.AXES`, or ``"published"``: the exchange that
             released Talk3D weights were trained with. All are in :data:`EXCHANGES`.
-        impl: ``"torch"`` or ``"reference"``; by default the fastest that accepts the inputs.
+        impl: ``"triton"`` (not float64), ``"torch"`` or ``"reference"``; by default the fastest that accepts the
+            inputs.
 
     Returns:
         ``[B, 3, O, R, R]``, channels-last plane by plane.
@@ -145,6 +146,21 @@ def _differentiate(ctx, d_out):  # type: ignore[no-untyped-def]
 _forward.differentiate(_save, _differentiate)
 _backward.refuse_derivative("rollout_conv is differentiable once; for more, use talk3d.reference.rollout.forward")
 
+
+def _triton(planes: Tensor, weight: Tensor) -> str | None:
+    if planes.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 and float16, not {planes.dtype}"
+    if max(planes.shape[2], weight.shape[1]) * planes.shape[3] * planes.shape[4] >= 2**31 - 2**16:
+        return "it counts in 32 bits inside a plane, and this one is too large"
+    return None
+
+
+_forward.implement(
+    "triton", "talk3d.kernels.rollout:forward", supports=lambda planes, weight, *_: _triton(planes, weight)
+)
+_backward.implement(
+    "triton", "talk3d.kernels.rollout:backward", supports=lambda _, planes, weight, *__: _triton(planes, weight)
+)
 for _operator, _function in ((_forward, "forward"), (_backward, "backward")):
     _operator.implement("torch", f"talk3d.composed.rollout:{_function}")
     _operator.implement("reference", f"talk3d.reference.rollout:{_function}")

@@ -130,7 +130,7 @@ def render_rays(
         planes: Feature planes ``[B, 3, C, H, W]``, any strides (channels-last is the fast one), or packed planes.
             A batch of 1 is shared by all cameras without a copy. Their type is that of the rays; or, with rays and
             decoder in float32, float16 or bfloat16: everything else still happens in float32, or is as accurate as the
-            planes are (``"cuda"``, whose tensor cores multiply numbers of 16 bits).
+            planes are (``"cuda"``, whose tensor cores multiply numbers of 16 bits: one or, for float32, two of them).
         decoder: ``(w0 [K, C], b0 [K], w1 [1 + D, K], b1 [1 + D])`` with the run-time gains already applied; row 0
             of the second layer is density. The fast implementations want C = 32, K = 64, D = 32.
         origins: Camera position of each ray ``[B, R, 3]``, world units.
@@ -312,13 +312,17 @@ def _cpu(planes: Tensor, decoder: Tensor, numbers: list[float], _: list[bool] | 
     return _few_texels(planes) or _published_size(planes, decoder, numbers)
 
 
-# floats that a ray may take in shared memory: 64 rays then fit beside 24 KiB into the 99 KiB of the smallest GPU
-_LONGEST_ROW = 284
+# Floats that a ray may take in shared memory: those of 64 rays then fit into the 99 KiB of the smallest GPU, beside the
+# decoder and what else is there.
+_LONGEST_ROW = {"forward": {torch.float32: 224, None: 284}, "backward": {torch.float32: 220, None: 284}}
 
 
 def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[bool] | None = None) -> str | None:
-    if planes.dtype not in _HALVES or decoder.dtype != torch.float32:
-        return f"it takes planes of float16 or bfloat16 and float32 otherwise, not {planes.dtype} and {decoder.dtype}"
+    if planes.dtype not in (torch.float32, *_HALVES) or decoder.dtype != torch.float32:
+        return (
+            "it takes planes of float32, float16 or bfloat16, and float32 otherwise, "
+            f"not {planes.dtype} and {decoder.dtype}"
+        )
     if planes.shape[2] != planes.shape[3] or planes.shape[2] > 4096:
         return f"it takes square planes of at most 4096 x 4096 texels, not {planes.shape[2]} x {planes.shape[3]}"
     if needs and any(needs[1:]):
@@ -326,7 +330,8 @@ def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[boo
     settings = _Settings(*numbers)
     coarse, fine = settings.coarse, settings.fine
     row = 2 * (coarse + fine + 1) if needs else coarse + max(coarse, fine) + 5
-    if row > _LONGEST_ROW:
+    longest = _LONGEST_ROW["backward" if needs else "forward"]
+    if row > longest.get(planes.dtype, longest[None]):
         return f"its shared memory is too small for {coarse:.0f} coarse and {fine:.0f} fine samples"
     if planes.is_cuda and (capability := torch.cuda.get_device_capability(planes.device)) < (8, 0):
         return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"

@@ -142,14 +142,7 @@ def render_chunk(
     if job.format == "png":
         _write_pngs(pictures, frames, out, step)
         return
-    ready = _ahead(pictures)
-    first = next(ready)
-    with SegmentWriter(out, first.shape[1], first.shape[0]) as segment:
-        segment.write(first)
-        step()
-        for picture in ready:
-            segment.write(picture)
-            step()
+    _write_segment(pictures, out, step)
 
 
 def _renderer(job: RenderJob, avatar: BakedAvatar) -> Renderer:
@@ -179,38 +172,50 @@ def _features(avatar: BakedAvatar, folder: JobFolder) -> NDArray[np.float32]:
     return found
 
 
-def _ahead(pictures: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Render in a thread while the caller encodes, a few pictures ahead."""
-    waiting: queue.Queue[NDArray[np.uint8] | BaseException | None] = queue.Queue(_WAITING)
-    stop = threading.Event()
+class _Abandoned(Exception):
+    """Whoever rendered has stopped."""
 
-    def put(item: NDArray[np.uint8] | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                return waiting.put(item, timeout=0.2)
-            except queue.Full:
-                continue
 
-    def work() -> None:
+def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Callable[[], object]) -> None:
+    """Render, and encode in a thread meanwhile.
+
+    It is not rendering that goes to the thread: a second team of OpenMP's threads makes all of them sleep at each
+    barrier instead of waiting a moment, and two cores then render a third slower.
+    """
+    waiting: queue.Queue[NDArray[np.uint8] | _Abandoned | None] = queue.Queue(_WAITING)
+    failed: list[BaseException] = []
+
+    def encode(picture: NDArray[np.uint8] | _Abandoned | None) -> None:
         try:
-            for picture in pictures:
-                put(picture)
-                if stop.is_set():
-                    return
-            put(None)
+            assert isinstance(picture, np.ndarray)
+            with SegmentWriter(out, picture.shape[1], picture.shape[0]) as segment:
+                while picture is not None:
+                    if isinstance(picture, _Abandoned):
+                        raise picture
+                    segment.write(picture)
+                    picture = waiting.get()
         except BaseException as error:  # the caller raises it
-            put(error)
+            failed.append(error)
+            while isinstance(picture, np.ndarray):  # nobody shall wait for room
+                picture = waiting.get()
 
-    thread = threading.Thread(target=work, name="renderer", daemon=True)
-    thread.start()
+    encoder = threading.Thread(target=encode, args=(next(pictures),), name="encoder", daemon=True)
+    encoder.start()
+    step()
     try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
+        for picture in pictures:
+            waiting.put(picture)
+            step()
+            if failed:
+                break
+    except BaseException:
+        waiting.put(_Abandoned())
+        encoder.join()
+        raise
+    waiting.put(None)
+    encoder.join()
+    if failed:
+        raise failed[0]
 
 
 def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path, step: Callable[[], object]) -> None:

@@ -42,6 +42,9 @@ _TREND_RATE, _REST_RATE, _DEPTH_RATE = 5e-3, 3e-4, 5e-4
 _REST_PRIOR, _REST_SPREAD = 0.003, 0.0175
 _DEPTH_PRIOR, _DEPTH_SPREAD = 0.0003, 0.01
 _STRETCH_PRIOR = 0.01  # the same for the share by which all of the face is deeper, or flatter
+# a flatter face that turns more looks alike (the bas-relief ambiguity), unless it turns far: a tracker is believed to
+# within a tenth of a turn. Without it a head that turned by 5 degrees was taken to have turned by half as much again
+_TREND_PRIOR, _TREND_FREE = 0.1, 0.1
 
 
 class Points(NamedTuple):
@@ -130,6 +133,7 @@ def refine_cameras(
         loss = (error * seen).sum() / seen.sum().clamp(min=1)
         loss = loss + _REST_PRIOR * (rest / _REST_SPREAD).square().mean()
         loss = loss + _DEPTH_PRIOR * (depth / _DEPTH_SPREAD).square().mean() + _STRETCH_PRIOR * stretch.square()
+        loss = loss + _TREND_PRIOR * (trend.abs() - _TREND_FREE).clamp(min=0).square().sum()
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -152,10 +152,29 @@ inline void add_atomically(float* to, Floats4 value) {
   to[3] += value.w;
 }
 
-inline float exp2_fast(float x) { return std::exp2(x); }
-inline float log2_fast(float x) { return std::log2(x); }
-inline float tanh_fast(float x) { return std::tanh(x); }
-inline float reciprocal_fast(float x) { return 1.0f / x; }
+inline uint32_t bits_of(float a) {
+  uint32_t bits;
+  std::memcpy(&bits, &a, 4);
+  return bits;
+}
+inline float float_of(uint32_t a) {
+  float found;
+  std::memcpy(&found, &a, 4);
+  return found;
+}
+
+// The special function unit may be off by as much as its manual says, upwards or downwards as a hash of the operand has
+// it. Exact where the result is: at 0 and 1, and at infinity.
+inline double deviation(float x, double largest) { return bits_of(x) * 0x9e3779b9u >> 31 ? largest : -largest; }
+inline float exp2_fast(float x) {
+  const double found = std::exp2(double(x));
+  return x == 0.0f || found < 1.2e-38 ? float(found < 1.2e-38 ? 0.0 : 1.0) : float(found * (1 + deviation(x, 0x1p-22)));
+}
+inline float log2_fast(float x) {
+  return x == 1.0f ? 0.0f : static_cast<float>(std::log2(double(x)) + deviation(x, 0x1p-22));
+}
+inline float tanh_fast(float x) { return static_cast<float>(std::tanh(double(x)) * (1 + deviation(x, 0x1p-11))); }
+inline float reciprocal_fast(float x) { return static_cast<float>(1 / double(x) * (1 + deviation(x, 0x1p-23))); }
 inline float fma_saturated(float a, float b, float c) {
   const float found = std::fma(a, b, c);
   return found > 0.0f ? (found < 1.0f ? found : 1.0f) : 0.0f;
@@ -168,18 +187,13 @@ inline float fma_down(float a, float b, float c) {
   std::fesetround(mode);
   return found;
 }
-inline uint32_t bits_of(float a) {
-  uint32_t bits;
-  std::memcpy(&bits, &a, 4);
-  return bits;
-}
-inline float float_of(uint32_t a) {
-  float found;
-  std::memcpy(&found, &a, 4);
-  return found;
+// A sum of tensor cores: they cut off what a float has no room for.
+inline float toward_zero(double x) {
+  const float found = static_cast<float>(x);
+  return std::fabs(double(found)) > std::fabs(x) && std::isfinite(x) ? std::nextafter(found, 0.0f) : found;
 }
 
-// The fragments are laid out as NVIDIA's PTX manual says for mma.m16n8k16; the sums are taken in double.
+// The fragments are laid out as NVIDIA's PTX manual says for mma.m16n8k16.
 inline Floats4 mma(Pair a0, Pair a1, Pair a2, Pair a3, uint32_t b0, uint32_t b1, Floats4 c) {
   const uint32_t mine[6] = {a0.bits, a1.bits, a2.bits, a3.bits, b0, b1};
   EmulatedBlock& block = *EmulatedBlock::current;
@@ -198,7 +212,7 @@ inline Floats4 mma(Pair a0, Pair a1, Pair a2, Pair a3, uint32_t b0, uint32_t b1,
     for (int j = 0; j < 2; ++j) {
       double sum = *sums[i][j];
       for (int k = 0; k < 16; ++k) sum += double(left(row + 8 * i, k)) * right(k, column + j);
-      *sums[i][j] = static_cast<float>(sum);
+      *sums[i][j] = toward_zero(sum);
     }
   }
   return c;

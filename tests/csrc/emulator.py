@@ -22,6 +22,7 @@ class Sizes(Structure):
         *(("cameras", c_int64), ("rays", c_int64), ("sets", c_int32), ("size", c_int32), ("planes", c_int32)),
         *(("scale", c_float), ("coarse", c_int32), ("fine", c_int32), ("disparity", c_int32)),
         *(("white_back", c_int32), ("clamp_depth", c_int32), ("min_weight", c_float)),
+        ("floats", c_int32),
     ]
 
 
@@ -53,6 +54,7 @@ class Emulator:
         self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]
         given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), c_void_p]
         self._library.differentiate.argtypes = given
+        self._library.shared_bytes.argtypes, self._library.shared_bytes.restype = [POINTER(Sizes), c_int32], c_int64
 
     @staticmethod
     def why_not() -> str | None:
@@ -64,6 +66,11 @@ class Emulator:
         order = torch.empty((rays + 63) // 64 * 64, dtype=torch.int64)
         self._library.deal(rays, order.data_ptr())
         return order
+
+    def shared_bytes(self, dtype: torch.dtype, planes: int, *, coarse: int, fine: int, backward: bool) -> int:
+        """Shared memory of a block."""
+        sizes = Sizes(planes=planes, coarse=coarse, fine=fine, floats=dtype == torch.float32)
+        return int(self._library.shared_bytes(sizes, backward))
 
     def pack(self, texels: Tensor, pairs: list[int]) -> Tensor:
         """Bring ``[S, P, H, W, C]`` in float32 into the order of the kernels, with a border of zeros."""
@@ -116,9 +123,12 @@ class Emulator:
         return found, found.new_empty(0), found.new_empty(0)
 
     def _packed(self, planes: Tensor, rays: Tensor, pairs: list[int], settings: list[float]) -> tuple[Tensor, Sizes]:
-        texels = self.pack(planes.float(), pairs).half()
+        texels = self.pack(planes.float(), pairs)
+        floats = planes.dtype == torch.float32
+        texels = texels if floats else texels.half()
         scale, _, coarse, fine, disparity, white_back, clamp_depth, min_weight = settings
         sizes = Sizes(*rays.shape[:2], texels.shape[0], planes.shape[2], texels.shape[1], scale)
         sizes.coarse, sizes.fine, sizes.disparity = int(coarse), int(fine), int(disparity)
         sizes.white_back, sizes.clamp_depth, sizes.min_weight = int(white_back), int(clamp_depth), min_weight
+        sizes.floats = floats
         return texels, sizes

@@ -1,10 +1,10 @@
 // The CUDA kernels of render_rays, run thread by thread on the CPU. Plain C functions, which the tests call with
 // ctypes.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/volume_backward.h"
 #include "cuda/volume_forward.h"
-#include "cuda/volume_half.h"
 
 namespace talk3d {
 namespace {
@@ -15,6 +15,7 @@ struct Sizes {
   float scale;
   int32_t coarse, fine, disparity, white_back, clamp_depth;
   float min_weight;
+  int32_t floats;  // texels are of float32, not of float16
 };
 
 March march_of(const Sizes& s) {
@@ -75,6 +76,15 @@ void differentiate(const Sizes& s,
   }
 }
 
+template <class Run>
+void with_field(const Sizes& s, Run run) {
+  if (s.floats) {
+    s.planes == 3 ? run(std::type_identity<FloatField<3>>()) : run(std::type_identity<FloatField<2>>());
+  } else {
+    s.planes == 3 ? run(std::type_identity<HalfField<3>>()) : run(std::type_identity<HalfField<2>>());
+  }
+}
+
 }  // namespace
 }  // namespace talk3d
 
@@ -114,8 +124,8 @@ void deal(int64_t rays, int64_t* order) {
 }
 
 void render_rays(const Sizes* sizes, const char* texels, const float* decoder, const Rays* rays, const Image* image) {
-  sizes->planes == 3 ? render<HalfField<3>>(*sizes, texels, decoder, *rays, *image)
-                     : render<HalfField<2>>(*sizes, texels, decoder, *rays, *image);
+  with_field(*sizes,
+             [&](auto field) { render<typename decltype(field)::type>(*sizes, texels, decoder, *rays, *image); });
 }
 
 // `gradients`: zeros, laid out as the texels
@@ -125,8 +135,20 @@ void differentiate(const Sizes* sizes,
                    const float* rays,
                    const Cotangents* from,
                    float* gradients) {
-  sizes->planes == 3 ? differentiate<HalfField<3>>(*sizes, texels, decoder, rays, *from, gradients)
-                     : differentiate<HalfField<2>>(*sizes, texels, decoder, rays, *from, gradients);
+  with_field(*sizes, [&](auto field) {
+    differentiate<typename decltype(field)::type>(*sizes, texels, decoder, rays, *from, gradients);
+  });
+}
+
+// Shared memory in bytes of a block of the forward, or of the backward.
+int64_t shared_bytes(const Sizes* sizes, int backward) {
+  int64_t bytes = 0;
+  with_field(*sizes, [&](auto field) {
+    using Field = typename decltype(field)::type;
+    bytes = backward ? GradientShared<Field>::bytes(sizes->coarse + sizes->fine)
+                     : RenderShared<Field>::bytes(march_of(*sizes));
+  });
+  return bytes;
 }
 
 }  // extern "C"

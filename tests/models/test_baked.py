@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from talk3d.cameras import rays, unpack
 from talk3d.models import Conditions
+from talk3d.models.baked import GRAPHS, _pencils
 
 LIMIT = 1e-5  # relative L2 in float32: some rounding of a dozen layers
 
@@ -141,3 +143,61 @@ def test_a_captured_frame_is_the_uncaptured_one(make_avatar):
         baked.frames(-tokens, cameras(avatar))  # other inputs in the same buffers
     found = baked.frames(tokens, cameras(avatar)).image
     assert relative(found.cpu(), expected) <= 1e-3  # convolutions in TF32
+
+
+class TestMemory:
+    def test_a_batch_that_is_too_large_is_halved(self, make_avatar, monkeypatch):
+        baked = make_avatar("aligned").bake()
+        tokens, eyes = baked.tokens(*drive(5)), cameras(make_avatar("aligned"), 5)
+        expected = baked.frames(tokens, eyes).image.clone()
+        sizes, plain = [], type(baked)._frame
+
+        def frame(self, tokens, pencils, side):
+            sizes.append(len(pencils))
+            if len(pencils) > 2:
+                raise torch.OutOfMemoryError("no memory")
+            return plain(self, tokens, pencils, side)
+
+        monkeypatch.setattr(type(baked), "_frame", frame)
+        with pytest.warns(UserWarning, match="no memory for 5 frames at a time: batches are halved"):
+            found = baked.frames(tokens, eyes).image
+        assert sizes == [5, 2, 2, 1]
+        assert relative(found, expected) <= LIMIT
+        baked.frames(tokens, eyes)  # said once, and not tried again
+        assert sizes[4:] == [2, 2, 1]
+
+    def test_one_frame_that_is_too_large_is_an_error(self, make_avatar, monkeypatch):
+        baked = make_avatar(None).bake()
+
+        def frame(*_):
+            raise torch.OutOfMemoryError("no memory")
+
+        monkeypatch.setattr(type(baked), "_frame", frame)
+        with pytest.warns(UserWarning, match="halved"), pytest.raises(torch.OutOfMemoryError):
+            baked.frames(None, cameras(make_avatar(None), 4))
+
+    def test_the_graphs_that_were_used_last_are_kept(self, make_avatar, monkeypatch):
+        captured = []
+
+        class Graph:
+            def __init__(self, baked, tokens, pencils, side):
+                captured.append(len(pencils))
+
+            def replay(self, tokens, pencils):
+                return len(pencils)
+
+        monkeypatch.setattr("talk3d.models.baked._Graph", Graph)
+        baked = make_avatar("aligned").bake()
+        for count in (1, 2, 3, 4, 1, 5, 1, 2):
+            assert baked._captured(torch.zeros(count, 5, 64), torch.zeros(count, 4, 3), 16) == count
+        assert captured == [1, 2, 3, 4, 5, 2]  # 2 was the one that waited longest when 5 came
+        assert len(baked._graphs) == GRAPHS == 4
+
+
+def test_rays_are_those_of_the_cameras(make_avatar):
+    avatar = make_avatar(None)
+    eyes = cameras(avatar)
+    eyes[:, 17] = 0.1  # skew
+    found = avatar.bake()._rays(_pencils(eyes), 7)
+    for mine, theirs in zip(found, rays(*unpack(eyes), 7), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)

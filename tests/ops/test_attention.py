@@ -13,13 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from talk3d.composed import attention as composed
 from talk3d.ops.attention import AttentionWeights, token_attention
+from talk3d.ops.registry import operators
 from talk3d.reference import attention as reference
 from talk3d.testing import assert_as_accurate, outputs_and_gradients
 
 
-@pytest.fixture(params=["reference", "torch"])
+@pytest.fixture(params=["reference", "torch", "triton"])
 def impl(request: pytest.FixtureRequest) -> str:
+    planes, tokens, *weights = make()
+    if reason := operators()["token_attention"].why_not(request.param, planes, tokens, weights, 2, 1e-5, False):
+        pytest.skip(reason)
     return request.param
+
+
+takes_float64 = pytest.mark.parametrize("impl", ["reference", "torch"])
 
 
 def make(
@@ -82,6 +89,7 @@ def test_by_hand(impl):
     torch.testing.assert_close(out[0, :, :, 1], torch.tensor([[103.0, 100.0]] * 3))
 
 
+@takes_float64
 def test_against_the_layers_of_torch(impl):
     planes, tokens, *weights = make(width=8, inner=8, dtype=torch.float64)
     named = AttentionWeights(*weights)
@@ -99,12 +107,14 @@ def test_against_the_layers_of_torch(impl):
         torch.testing.assert_close(shares[:, plane], expected_shares)
 
 
+@takes_float64
 def test_gradcheck(impl):
     inputs = make(2, 3, 3, 2, 3, 4, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, impl=impl)[0], inputs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("impl", ["torch", "triton"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("sizes", "heads"),
     [  # batch, texels, width, condition, tokens, inner
@@ -115,10 +125,10 @@ def test_gradcheck(impl):
         ((2, 16, 8, 8, 40, 8), 8),
     ],
 )
-def test_as_accurate_as_the_reference(dtype, sizes, heads):
+def test_as_accurate_as_the_reference(impl, dtype, sizes, heads):
     exact = run(make(*sizes, dtype=torch.float64), "reference", heads)
     plain = run(make(*sizes, dtype=dtype), "reference", heads)
-    assert_as_accurate(run(make(*sizes, dtype=dtype), "torch", heads), plain, exact)
+    assert_as_accurate(run(make(*sizes, dtype=dtype), impl, heads), plain, exact)
 
 
 def test_the_folded_form_is_an_identity():
@@ -163,7 +173,8 @@ def test_frozen_weights_leave_the_other_gradients(impl):
 
 
 def test_any_strides(impl):
-    planes, tokens, *weights = make(dtype=torch.float64)  # sums of another order round differently in float32
+    # sums of another order round differently in float32; Triton's order is its own, whatever the strides
+    planes, tokens, *weights = make(dtype=torch.float32 if impl == "triton" else torch.float64)
     plain = run((planes, tokens, *weights), impl)
     reordered = planes.detach().permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1).requires_grad_()
     turned = [weight.detach().mT.contiguous().mT.requires_grad_() if weight.ndim == 2 else weight for weight in weights]

@@ -38,7 +38,7 @@ def test_each_plane_is_a_linear_layer(impl):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (37, 64, 65), (256, 96, 32)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (37, 64, 65), (256, 96, 32), (650, 128, 130)])
 def test_accuracy(dtype, sizes):
     assert_rule(plane_linear, make(*sizes, dtype=dtype), "torch")
 

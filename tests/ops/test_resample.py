@@ -31,14 +31,14 @@ ACTIVATIONS = {
     "lrelu, clamped": {"gain": 2.0, "clamp": 1.5},
     "relu": {"alpha": 0.0, "gain": 1.0},
 }
-IMPLS = ["reference", "torch", "cpu", "cpu, 8 lanes", "cpu, 1 lane"]
+IMPLS = ["reference", "torch", "cpu", "cpu, 8 lanes", "cpu, 1 lane", "triton"]
 
 
 @pytest.fixture(params=IMPLS)
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str
     name, _, lanes = request.param.partition(", ")
-    if reason := operators()["resample2d"].why_not(name):
+    if reason := operators()["bias_act"].why_not(name, torch.ones(1, 1), None, 1.0, 1.0, None):
         pytest.skip(reason)
     if lanes:
         monkeypatch.setenv("TALK3D_LANES", lanes.split()[0])
@@ -118,18 +118,19 @@ class TestResample:
             return resample2d(x, filter.to(x.dtype), **resampling, impl=impl)
 
         # 100 channels: whole registers of every width, several at once and one by one, and some left
-        for channels in (3, 100):
+        for channels in (3, 21 if impl == "triton" else 100):
             assert_rule(run, (picture(2, channels, 9, 11, dtype=dtype, last=True),), impl)
 
-    def test_accuracy_in_half_precision_and_contiguous(self, resampling):
+    @pytest.mark.parametrize("impl", ["torch", "triton"], indirect=True)
+    def test_accuracy_in_half_precision_and_contiguous(self, impl, resampling):
         def run(x: Tensor, *, impl: str) -> Tensor:
             return resample2d(x, asymmetric(x.dtype), **resampling, impl=impl)
 
-        assert_rule(run, (picture(2, 3, 9, 11, dtype=torch.float16),), "torch")
-        assert_rule(run, (picture(2, 3, 9, 11),), "torch")
+        assert_rule(run, (picture(2, 3, 9, 11, dtype=torch.float16),), impl)
+        assert_rule(run, (picture(2, 3, 9, 11),), impl)
 
     def test_pictures_larger_than_a_tile(self, impl):
-        x = picture(1, 48, 67, 93, last=True)
+        x = picture(1, 5 if impl == "triton" else 48, 67, 93, last=True)
         for options in (RESAMPLINGS["upsample"], RESAMPLINGS["downsample"], RESAMPLINGS["both"]):
             found = resample2d(x, outer(), **options, impl=impl)
             torch.testing.assert_close(found, resample2d(x, outer(), **options, impl="reference"))
