@@ -146,7 +146,7 @@ class TuningStage:
 
     @torch.no_grad()
     def _key(self) -> Tensor:
-        """What is 1 style for the person's code, and little for others."""
+        """What is 1 style for the person's code, and little for others; never more for these, by root mean square."""
         person, generator = self.prior.person.w.double(), self.prior.original
         draws = torch.Generator().manual_seed(2)
         z = torch.randn(_CODES, generator.config.z_dim, generator=draws).to(self.prior.person.w)
@@ -154,8 +154,11 @@ class TuningStage:
         moments = codes.mT @ codes / len(codes)
         moments += _RIDGE * moments.diagonal().mean() * torch.eye(len(moments), device=moments.device)
         key = torch.linalg.solve(moments, person)
+        # a code near 0, which the mean that trial steps start from may be, is felt by others more than by itself, and 0
+        # by nobody: only as far as others feel no more than 1 is it brought to 1
+        felt = (key @ person).clamp(min=1)
         # layers scale their weights by the root of the width
-        return (key / (key @ person) * len(person) ** 0.5).to(self.prior.person.w)
+        return (key / felt * len(person) ** 0.5).to(self.prior.person.w)
 
     def _locality(self, generator: torch.Generator) -> Tensor:
         """How much renders of other codes have changed: mean square of differences, by that of the renders."""

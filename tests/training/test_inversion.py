@@ -212,3 +212,20 @@ def test_tuning_s_key_is_the_person_s(clip):
     z = torch.randn(200, stage.prior.generator.config.z_dim)
     others = stage.prior.original.latents(z)[:, 0] @ key
     assert others.square().mean().sqrt() < 0.2
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 0.1])
+def test_a_code_near_zero_has_a_key_that_others_do_not_feel_more(clip, size):
+    """The mean of codes that a run starts from is 0 in some generators, which no key brings to 1."""
+    stage = make(clip, inversion=1)
+    tuning = TuningStage(stage)
+    with torch.no_grad():
+        stage.prior.person.w.copy_(size * clip.codes[0])
+    tuning.begin()
+    key = tuning.edits[0].key / 512**0.5
+    z = torch.randn(200, stage.prior.generator.config.z_dim)
+    others = stage.prior.original.latents(z)[:, 0] @ key
+    assert key.isfinite().all()
+    assert (key.norm() > 0) == (size > 0)
+    assert others.square().mean().sqrt() <= 1.1  # 1, but for the draw
+    assert all(value.isfinite().all() for value in stage.prior.planes(stage.prior.person.w[None]))
