@@ -180,7 +180,7 @@ def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Calla
     """Render, and encode in a thread meanwhile.
 
     It is not rendering that goes to the thread: beside the main thread's team of OpenMP's a second one renders a frame
-    in 61 ms where the first takes 35 (two cores). The likely cause: with more threads than cores they sleep at barriers.
+    in 61 ms where the first takes 35 (two cores). The likely cause: more threads than cores sleep at barriers.
     """
     waiting: queue.Queue[NDArray[np.uint8] | _Abandoned | None] = queue.Queue(_WAITING)
     failed: list[BaseException] = []
