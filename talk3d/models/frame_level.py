@@ -64,7 +64,7 @@ class FrameLevel(nn.Module):
             x = self._double(x)
         normed = isinstance(self.norm1, PlaneGroupNorm)
         activation = Activation("linear") if normed else Activation("lrelu", self.slope, 1.0)
-        biases = [None] * 3 if normed else self.bias
+        biases: list[Tensor | None] = [None] * 3 if normed else list(self.bias)
         layers = zip(x.split(batch), self.weight, biases, strict=True)
         x = torch.cat([conv3x3_bias_act(*layer, activation) for layer in layers])
         if isinstance(self.norm1, PlaneGroupNorm):

@@ -179,8 +179,8 @@ class _Abandoned(Exception):
 def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Callable[[], object]) -> None:
     """Render, and encode in a thread meanwhile.
 
-    It is not rendering that goes to the thread: a second team of OpenMP's threads makes all of them sleep at each
-    barrier instead of waiting a moment, and two cores then render a third slower.
+    It is not rendering that goes to the thread: beside the main thread's team of OpenMP's a second one renders a frame
+    in 61 ms where the first takes 35 (two cores). The likely cause: more threads than cores sleep at barriers.
     """
     waiting: queue.Queue[NDArray[np.uint8] | _Abandoned | None] = queue.Queue(_WAITING)
     failed: list[BaseException] = []

@@ -25,8 +25,10 @@ _RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # of AAC; a sound keeps its
 _THREADS = 2  # x264's output depends on how many there are, so that a number that varies would vary the bytes
 
 _PRORES = {"profile": "4444"}
-# CRF 16 is where x264 is hard to tell from the original; one closed group of pictures for each segment
-_X264 = {"crf": "16", "preset": "medium", "x264-params": "open-gop=0:scenecut=0:keyint=infinite"}
+# CRF 16 is where x264 is hard to tell from the original; one closed group of pictures for each segment. "medium" makes
+# files 4 % smaller and takes 7 % of the frames a second, where two cores render and encode. What it looks ahead has to
+# be encoded after the last picture of a segment, while nothing is rendered
+_X264 = {"crf": "16", "preset": "faster", "x264-params": "open-gop=0:scenecut=0:keyint=infinite:rc-lookahead=10"}
 
 
 class SegmentWriter:

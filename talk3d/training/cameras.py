@@ -37,8 +37,14 @@ class CameraTrack(nn.Module):
 
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch 25"]:
         """Cameras of frames ``[B]``."""
+        return self.corrected(index, self.correction[index])
+
+    def corrected(
+        self, index: Int[Tensor, " batch"], correction: Float[Tensor, "batch 6"]
+    ) -> Float[Tensor, "batch 25"]:
+        """Cameras of frames ``[B]`` with other corrections than their own."""
         poses, intrinsics = cams.unpack(self.tracked[index])
-        turn, shift = self.correction[index].split(3, dim=1)
+        turn, shift = correction.split(3, dim=1)
         turned = rotation(turn)
         position = (turned @ poses[:, :3, 3:])[..., 0] + shift
         return cams.pack(make_pose(turned @ poses[:, :3, :3], position), intrinsics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from talk3d.models.scene import SceneConfig
 from talk3d.models.superresolution import Variant
 from talk3d.ops import RenderOptions
 from talk3d.ops.triplane import Axes
+from talk3d.training.config_prior import AdversaryConfig, PriorConfig
 
 __all__ = [
     "PRESETS",
@@ -280,6 +281,9 @@ class DriverStageConfig:
     losses: DriverLosses = DriverLosses()
     """What is minimised."""
 
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    """A discriminator beside these."""
+
     def __post_init__(self) -> None:
         if self.batch < 1 or self.window < 1 or self.batch % self.window:
             raise ValueError(
@@ -329,10 +333,14 @@ class FitConfig:
     seed: int = 0
     """Two runs on a CPU with one seed give the same numbers."""
 
+    parts: int = 1
+    """Batches of a step, whose gradients are averaged. Processes of torchrun share them out; one computes them all."""
+
     model: ModelConfig = ModelConfig()
     identity: IdentityStageConfig = IdentityStageConfig()
     superresolution: SuperResolutionStageConfig = SuperResolutionStageConfig()
     driver: DriverStageConfig = DriverStageConfig()
+    prior: PriorConfig = field(default_factory=PriorConfig)
     run: RunConfig = RunConfig()
 
 

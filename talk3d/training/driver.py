@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,11 @@ from talk3d.models.scene import View
 from talk3d.models.superresolution import FoldedSuperResolution
 from talk3d.ops import render_rays
 from talk3d.training import losses
+from talk3d.training.adversary import make_adversary
 from talk3d.training.articulation import Articulation
 from talk3d.training.checkpoint import Checkpoints
 from talk3d.training.judges import Judges
+from talk3d.training.pairs import Pair
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.pictures import grid, pixels
 from talk3d.training.stage import StageContext, uniform
@@ -37,26 +38,6 @@ _CLOSED = 0.4  # blink, from 0 to 1
 _MEASURED, _SHOWN = 12, 4  # held-out frames
 # what is exchanged, and the region that it does not drive
 _EXCHANGES = (("blink", MOUTH), ("speech", EYES), ("pose", FACE))
-
-
-class Pair(NamedTuple):
-    """Pictures that are compared.
-
-    Attributes:
-        found: Rendered ``[B, 3, H, W]``.
-        target: Filmed.
-        regions: Face, mouth, eyes, torso ``[B, 4, H, W]``.
-        corner: First row and column that they show of the whole.
-    """
-
-    found: Tensor
-    target: Tensor
-    regions: Tensor
-    corner: tuple[int, int] = (0, 0)
-
-    def within(self, region: int) -> Tensor:
-        """Mean absolute difference in one of the regions."""
-        return losses.region_l1(self.found, self.target, self.regions[:, [region]])
 
 
 class DriverStage:
@@ -101,6 +82,11 @@ class DriverStage:
         self._windows = context.targets.windows("train", self.config.window) if self.config.window > 1 else []
         self._held_out = context.targets.frames("val")
         self._enlarge: FoldedSuperResolution | None = None
+        shape, part = context.targets, self.config.part
+        size = shape.picture if context.config.superresolution.before else shape.view
+        self.adversary = make_adversary(context.config, size if part == 1 else round(part * size))
+        if self.adversary is not None:
+            self.adversary.to(context.device)
         self._seen = ""
 
     def begin(self) -> None:
@@ -120,6 +106,8 @@ class DriverStage:
             found["identity"] = self.context.identity
         if self.config.camera_rate:
             found["cameras"] = self.context.cameras
+        if self.adversary is not None:
+            found["adversary"] = self.adversary
         return found
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -136,6 +124,8 @@ class DriverStage:
             groups.append({"params": [self.context.identity.planes], "lr": self.config.identity_rate})
         if self.config.camera_rate:
             groups.append({"params": list(self.context.cameras.parameters()), "lr": self.config.camera_rate})
+        if self.adversary is not None:
+            groups.append(self.adversary.group())
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     def rate(self, step: int) -> float:
@@ -178,13 +168,13 @@ class DriverStage:
             "eyes": lambda: torch.stack([pair.within(EYES) for pair in pairs]).sum(),
             "matte": lambda: losses.matte(view.weight, target.view_matte),
             "delta": lambda: losses.delta_size(delta, identity),
-            "articulation": lambda: self.articulation(self.driver.conditions.audio, step),
+            "articulation": lambda: self.articulation(self.driver.conditions.audio, context.parts.turn(step)),
         }
         if config.camera_rate:
             mesh = torch.as_tensor(context.targets.dataset.mesh, device=cameras.device)[None]
             terms["landmarks"] = lambda: losses.landmarks(mesh, cameras, target.tracked)
         if self.judges is not None:
-            terms |= self._judged(self.judges, view, pairs, (whole, plain), window)
+            terms |= self.judges.terms(view, pairs, (whole, plain), window)
         if window > 1:
             cut = (-1, window)
             terms["temporal"] = lambda: (
@@ -194,7 +184,10 @@ class DriverStage:
             terms["photometric"] = lambda: self._photometric(view, rays, target, whole, cameras)
         if exchanged is not None:
             terms["exchange"] = lambda: self._exchanged_loss(exchanged, planes[batch:], cameras[:1], whole, generator)
-        return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
+        found = {name: weights[name] * term() for name, term in terms.items() if weights[name]}
+        if self.adversary is not None and (weight := config.adversary.at(step, self.steps)):
+            found |= self.adversary(pairs, cameras, step, weight, generator)
+        return found
 
     def batch(self) -> str:
         """The frames that were looked at last."""
@@ -216,7 +209,7 @@ class DriverStage:
         frames = spread(self._held_out, _MEASURED)
         scores: dict[str, list[Tensor]] = {"face PSNR": [], "mouth PSNR": [], "PSNR": []}
         for index in frames:
-            image, target, regions, _ = self.frame(self.context.targets([index]))
+            image, target, regions, *_ = self.frame(self.context.targets([index]))
             for name, region in (("face PSNR", regions[:, [FACE]]), ("mouth PSNR", regions[:, [MOUTH]])):
                 scores[name].append(losses.psnr(image, target, region))
             scores["PSNR"].append(losses.psnr(image, target, torch.ones_like(image[:, :1])))
@@ -252,9 +245,10 @@ class DriverStage:
 
     def _draw(self, step: int, window: int) -> list[int]:
         seed, batch = self.context.config.seed, self.config.batch
+        turn = self.context.parts.turn(step)
         if window == 1:
-            return in_turn(self._frames, batch, step, seed)
-        starts = in_turn(self._windows, batch // window, step, seed + 1)
+            return in_turn(self._frames, batch, turn, seed)
+        starts = in_turn(self._windows, batch // window, turn, seed + 1)
         return [start + k for start in starts for k in range(window)]
 
     def _place(self, generator: torch.Generator) -> tuple[int, int, int]:
@@ -285,7 +279,7 @@ class DriverStage:
     def _pairs(self, view: View, target: Target, place: tuple[int, int, int]) -> list[Pair]:
         """A part of a view beside its target; and super-resolved, without the rim that saw the cut."""
         raw = composite(view.features[:, :3], view.weight, target.view_plate)
-        pairs = [Pair(raw, target.view_image, target.view_regions, place[:2])]
+        pairs = [Pair(raw, target.view_image, target.view_regions, place[:2], self.context.targets.view)]
         if self._enlarge is not None:
             size, (top, left, side) = self.context.identity.config.resolution, place
             image = composite(self._enlarge(view.features, part=side < size), view.weight, target.plate)
@@ -296,23 +290,8 @@ class DriverStage:
             )
             cut, filmed, regions = (part[..., rows, columns] for part in (image, target.image, target.regions))
             corner = (times * top + rows.start, times * left + columns.start)
-            pairs.append(Pair(cut, filmed, regions, corner))
+            pairs.append(Pair(cut, filmed, regions, corner, self.context.targets.picture))
         return pairs
-
-    def _judged(
-        self, judges: Judges, view: View, pairs: list[Pair], frames: tuple[Target, Target], window: int
-    ) -> dict[str, Callable[[], Tensor]]:
-        """Losses of networks that see frames whole, over whatever is behind, and as they were filmed."""
-        terms: dict[str, Callable[[], Tensor]] = {}
-        (whole, plain), raw, largest = frames, pairs[0], pairs[-1]
-        if judges.knows_faces:
-            terms["identity"] = lambda: judges.identity(largest.found, whole, largest.corner, large=len(pairs) > 1)
-        if judges.hears:
-            # the faces before and after are over the clip's background
-            place = (*raw.corner, raw.found.shape[3])
-            filmed = composite(view.features[:, :3], view.weight, plain.part(*place).view_plate)
-            terms["sync"] = lambda: judges.lip_sync(filmed, plain, raw.corner, window)
-        return terms
 
     def _photometric(
         self, view: View, rays: tuple[Tensor, Tensor], target: Target, whole: Target, cameras: Tensor

@@ -7,6 +7,8 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import talk3d
 from talk3d.avatar import Avatar
 from talk3d.data.dataset import Dataset
 from talk3d.models.driver import Driver
+from talk3d.models.generator import TriPlaneGenerator
 from talk3d.models.identity import Identity
 from talk3d.models.superresolution import VARIANTS
 from talk3d.motion import Motion
@@ -25,12 +28,15 @@ from talk3d.training.config_file import CONFIG, changes, read_config, run_folder
 from talk3d.training.driver import DriverStage
 from talk3d.training.identity import IdentityStage
 from talk3d.training.judges import Judges
-from talk3d.training.loop import Interrupted, estimate, train
+from talk3d.training.loop import Interrupted, Parted, estimate, train
 from talk3d.training.perceptual import Perceptual
-from talk3d.training.record import Recorder
+from talk3d.training.prior import FilledTargets, Prior, read_generator
+from talk3d.training.prior_stages import prior_stages
+from talk3d.training.record import Recorder, Silent
 from talk3d.training.stage import Stage, StageContext
 from talk3d.training.superresolution import SuperResolutionStage
 from talk3d.training.targets import Targets
+from talk3d.training.team import join
 
 __all__ = ["fit"]
 
@@ -69,37 +75,59 @@ def fit(
     """
     start = time.monotonic()
     dataset = Dataset(data)
-    folder = _open(dataset, out, config, resume=resume)
-    device = _device(config)
+    device, folder = _device(config), run_folder(out)
+    team = join(device)
+    if team.leads:
+        generator = _generator(config, folder)  # before a run begins that could not go on
+        _open(dataset, out, config, resume=resume)
+    team.wait()
+    if not team.leads:
+        generator = _generator(config, folder)
     torch.manual_seed(config.seed)
-    context = _context(dataset, config, device)
+    context = _context(dataset, config, device, generator)
     perceptual = Perceptual(config.run.lpips).to(device)
     judges = Judges(config.run, config.driver.losses, context.targets)
     driver = DriverStage(context, perceptual, judges)
-    stages: list[Stage] = [*(identity_stages or _identity_stages)(context), driver]
+    prior = None if generator is None else Prior(generator, context.targets, config.prior.frames)
+    make = identity_stages or (_identity_stages if prior is None else partial(prior_stages, prior, perceptual))
+    stages: list[Stage] = [*make(context), driver]
     if config.superresolution.steps:
-        stages.append(SuperResolutionStage(context, driver.average))
-    recorder = Recorder(folder, quiet=quiet)
+        stages.append(SuperResolutionStage(context, driver.average, trained=prior is not None))
+    recorder = Recorder(folder, quiet=quiet) if team.leads else Silent(folder)
+    team.mine(config.parts)  # or a sentence
     recorder.say(f"{data}: {len(dataset)} frames; on {_name(device)}; pictures and checkpoints are in {folder}")
-    for note in (perceptual.note, *judges.notes):
+    for note in (perceptual.note, *judges.notes, *(prior.notes if prior else ())):
         recorder.say(note)
     figures: dict[str, Any] = {}
+    context.parts.count = config.parts
+    parted = Parted(context.parts, team)
     with recorder:
         _announce(stages, config, recorder)
         for stage in stages:
             try:
-                progress = train(stage, folder, config.run, recorder, seed=config.seed)
+                progress = train(stage, folder, config.run, recorder, seed=config.seed, parted=parted)
             except Interrupted as stop:
                 raise Interrupted(
                     f"{stop}; go on with: talk3d fit {_quoted(data)} --out {_quoted(out)} --resume"
                 ) from None
             figures[stage.name] = progress.figures
+            team.wait()
+            for note in getattr(stage, "notes", ()):
+                recorder.say(note)
             if stage is driver:
                 driver.take_best(folder)
     summary = {"config": to_dict(config), "figures": figures, "seconds": round(time.monotonic() - start, 1)}
-    _save(context, driver.average, out, summary)
+    team.wait()
+    if team.leads:
+        _save(context, driver.average, out, summary)
+    team.leave()
     recorder.say(f"{out}: done")
     return {"avatar": str(out), "run": str(folder), "device": str(device), **summary}
+
+
+def _generator(config: FitConfig, folder: Path) -> TriPlaneGenerator | None:
+    prior = config.prior
+    return None if prior.generator is None else read_generator(prior.generator, folder, prior.axes)
 
 
 def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Path:
@@ -130,11 +158,15 @@ def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Pa
     return folder
 
 
-def _context(dataset: Dataset, config: FitConfig, device: torch.device) -> StageContext:
+def _context(
+    dataset: Dataset, config: FitConfig, device: torch.device, generator: TriPlaneGenerator | None
+) -> StageContext:
     camera = dataset.meta.camera
-    scene = config.model.scene(focal=camera.focal, radius=camera.radius, pivot=camera.pivot)
-    shape = VARIANTS[scene.superresolution]
-    targets = Targets(dataset, picture=shape.resolution, view=scene.resolution, cache=config.run.cache, device=device)
+    aligned: dict[str, Any] = {"focal": camera.focal, "radius": camera.radius, "pivot": camera.pivot}
+    scene = config.model.scene(**aligned) if generator is None else replace(generator.config.scene(), **aligned)
+    sizes: dict[str, Any] = {"picture": VARIANTS[scene.superresolution].resolution, "view": scene.resolution}
+    kind = Targets if generator is None else FilledTargets
+    targets = kind(dataset, cache=config.run.cache, device=device, **sizes)
     cameras = CameraTrack(torch.from_numpy(dataset.cameras)).to(device)
     return StageContext(config, targets, Identity(scene).to(device), cameras)
 
@@ -150,7 +182,10 @@ def _device(config: FitConfig) -> torch.device:
     wanted = config.run.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device is cuda, and there is no GPU that torch can use")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # of torchrun
+    return torch.device("cuda")
 
 
 def _name(device: torch.device) -> str:
@@ -176,12 +211,13 @@ def _quoted(path: Path) -> str:
 
 
 def _save(context: StageContext, driver: Driver, out: Path, summary: dict[str, Any]) -> None:
-    dataset = context.targets.dataset
+    dataset, config = context.targets.dataset, context.config
     camera, features = dataset.meta.camera, dataset.features_info
     facts = {
         "fps": dataset.fps,
         "features": vars(features),
-        "background": "plate",
+        # a generator's volume holds its own
+        **({} if config.prior.generator else {"background": "plate"}),
         "source": dataset.meta.source,
         "crop": {"focal": camera.focal, "pivot": list(camera.pivot), "radius": camera.radius, "size": dataset.size},
         "training": summary,
@@ -194,5 +230,5 @@ def _save(context: StageContext, driver: Driver, out: Path, summary: dict[str, A
         landmarks=torch.from_numpy(dataset.face_landmarks),
         crops=torch.from_numpy(dataset.crops / dataset.size),
     )
-    plate = torch.from_numpy(dataset.plate.copy())
+    plate = None if config.prior.generator else torch.from_numpy(dataset.plate.copy())
     Avatar(identity, driver.cpu().eval().requires_grad_(False), facts, motion=motion, plate=plate).save(out)

@@ -5,6 +5,7 @@ The weights are local files; nothing is downloaded. A loss without them is off, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 
 from talk3d.audio.spectra import EXPERT_RATE, expert_mel, read_wav
+from talk3d.models.compositing import composite
+from talk3d.models.scene import View
 from talk3d.networks import ArcFace, LipSyncExpert, load_network
 from talk3d.networks.expert import COLUMNS, FRAMES
 from talk3d.networks.faces import SIDE
 from talk3d.training.config import DriverLosses, RunConfig
+from talk3d.training.pairs import Pair
 from talk3d.training.targets import FACE, Target, Targets
 
 __all__ = ["Judges", "face_boxes", "identity", "lip_sync", "mouths", "pasted"]
@@ -148,6 +152,28 @@ class Judges:
     def hears(self) -> bool:
         """Whether there is a lip-sync loss."""
         return self._expert is not None
+
+    def terms(
+        self, view: View, pairs: list[Pair], frames: tuple[Target, Target], window: int
+    ) -> dict[str, Callable[[], Tensor]]:
+        """Losses of a step, to be computed if they count.
+
+        Args:
+            view: What was rendered.
+            pairs: The view, and the picture if there is one.
+            frames: The frames whole, over whatever is behind them in this step, and as they were filmed.
+            window: As in :meth:`lip_sync`.
+        """
+        found: dict[str, Callable[[], Tensor]] = {}
+        (whole, plain), raw, largest = frames, pairs[0], pairs[-1]
+        if self.knows_faces:
+            found["identity"] = lambda: self.identity(largest.found, whole, largest.corner, large=len(pairs) > 1)
+        if self.hears:
+            # the faces before and after are over the clip's background
+            place = (*raw.corner, raw.found.shape[3])
+            filmed = composite(view.features[:, :3], view.weight, plain.part(*place).view_plate)
+            found["sync"] = lambda: self.lip_sync(filmed, plain, raw.corner, window)
+        return found
 
     def identity(self, part: Tensor, target: Target, corner: tuple[int, int], *, large: bool) -> Tensor:
         """Compare the faces of frames.

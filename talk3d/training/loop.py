@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from talk3d.training.checkpoint import Checkpoints, Progress
 from talk3d.training.config import RunConfig
 from talk3d.training.record import Recorder
 from talk3d.training.stage import Stage
+from talk3d.training.team import SOLO, Parts, Team
 
-__all__ = ["Interrupted", "NotFinite", "estimate", "generator_of", "train"]
+__all__ = ["Interrupted", "NotFinite", "Parted", "estimate", "generator_of", "train"]
 
 
 class NotFinite(RuntimeError):
@@ -31,13 +33,31 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, and has saved where it is; the message says where that is."""
 
 
+class Parted(NamedTuple):
+    """How steps are shared out.
+
+    Attributes:
+        parts: Of a step; the stages know which is being computed.
+        team: The processes.
+    """
+
+    parts: Parts
+    team: Team = SOLO
+
+    def of(self, stage: Stage) -> Parts:
+        """The parts of a stage's steps."""
+        return self.parts if getattr(stage, "parted", True) else Parts()
+
+
 def generator_of(seed: int, stage: str, step: int) -> torch.Generator:
     """The random numbers of one step, whatever came before it."""
     digest = hashlib.sha256(f"{seed} {stage} {step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def train(stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, seed: int = 0) -> Progress:
+def train(
+    stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, seed: int = 0, parted: Parted | None = None
+) -> Progress:
     """Run a stage to its end; from its last checkpoint, if there is one.
 
     Args:
@@ -46,6 +66,7 @@ def train(stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, 
         config: How often to save, and so on.
         recorder: Where figures and pictures go.
         seed: Of all random numbers.
+        parted: How steps are shared out among processes; by default there is one, and its steps have one part.
 
     Returns:
         Where the stage is, at its end.
@@ -56,7 +77,10 @@ def train(stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, 
         MemoryError: If memory does not suffice.
         OSError: If a checkpoint cannot be written.
         ValueError: If a checkpoint cannot be read.
+        TeamBroken: If another process is gone.
     """
+    parted = parted or Parted(Parts())
+    parted.team.wait()  # until what the stage before wrote is there
     stage.begin()
     optimizer, modules = stage.optimizer(), stage.modules()
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -69,14 +93,19 @@ def train(stage: Stage, folder: Path, config: RunConfig, recorder: Recorder, *, 
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * stage.rate(step)
             with _memory(stage.name, step):
-                losses.add(step, _step(stage, step, optimizer, config, seed), stage.batch())
+                terms, asked = _step(stage, step, optimizer, (config, seed, parted, stop.is_set()))
+                losses.add(step, terms, stage.batch())
+            if asked:
+                stop.set()
             recorder.advance(step + 1)
             is_last = step + 1 == stage.steps
             is_due = is_last or (step + 1) % config.save_every == 0
-            if is_due or stop.is_set():
+            halts = asked if parted.team.size > 1 else stop.is_set()
+            if is_due or halts:
                 losses.flush()
-                progress = _save(stage, step + 1, progress, checkpoints, optimizer, recorder, quick=not is_due)
-            if stop.is_set() and not is_last:
+                keeper = checkpoints if parted.team.leads else None
+                progress = _save(stage, step + 1, progress, keeper, optimizer, recorder, quick=not is_due)
+            if halts and not is_last:
                 raise Interrupted(f"stopped after step {step + 1} of {stage.steps} of the stage {stage.name!r}")
     return progress
 
@@ -99,35 +128,47 @@ def estimate(stage: Stage, config: RunConfig, *, seed: int = 0) -> float:
     return stage.steps * sum(took[-2:]) / 2
 
 
-def _step(stage: Stage, step: int, optimizer: torch.optim.Optimizer, config: RunConfig, seed: int) -> dict[str, Tensor]:
-    """One step; returns its terms, and the norm of the gradient."""
+def _step(
+    stage: Stage, step: int, optimizer: torch.optim.Optimizer, how: tuple[RunConfig, int, Parted, bool]
+) -> tuple[dict[str, Tensor], bool]:
+    """One step; returns the terms of the last part, the norm of the gradient, and whether anybody was asked to stop."""
+    config, seed, parted, stop = how
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    with _precision(parameters[0].device, config):
-        terms = stage.losses(step, generator_of(seed, stage.name, step))
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()
+    parts, team = parted.of(stage), parted.team
+    for part in team.mine(parts.count) if parts.count > 1 else range(1):
+        parts.now = part
+        with _precision(parameters[0].device, config):
+            terms = stage.losses(step, generator_of(seed, stage.name, parts.turn(step)))
+        torch.stack(list(terms.values())).sum().backward()
+    if parts.count > 1:
+        stop = team.gather(parameters, parts.count, stop=stop, step=step)
+    elif team.size > 1:
+        stop = team.gather(parameters, team.size, stop=stop, step=step)  # all computed the same
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
     optimizer.step()
     stage.stepped(step)
-    return {name: term.detach() for name, term in terms.items()} | {"gradient": norm}
+    return {name: term.detach() for name, term in terms.items()} | {"gradient": norm}, stop
 
 
 def _save(
     stage: Stage,
     done: int,
     before: Progress,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     optimizer: torch.optim.Optimizer,
     recorder: Recorder,
     *,
     quick: bool,
 ) -> Progress:
-    """Write a checkpoint; unless it shall be quick, also measure and draw."""
+    """Write a checkpoint; unless it shall be quick, also measure and draw. All processes measure, and one writes."""
     figures = {} if quick else stage.measure()
     recorder.figures(stage.name, done, {f"held-out {name}": value for name, value in figures.items()})
     score = next(iter(figures.values()), None)
     is_best = score is not None and (before.best is None or score > before.best)
     progress = Progress(done, score if is_best else before.best, figures or before.figures)
+    if checkpoints is None:
+        return progress
     checkpoints.save(progress, stage.modules(), optimizer, best=is_best)
     if not quick:
         recorder.pictures(stage.name, done, stage.preview())

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Silent"]
 
 
 class Recorder:
@@ -90,3 +90,31 @@ class Recorder:
             unfinished = path.with_name(f".{path.name}")
             Image.fromarray(picture.numpy()).save(unfinished, "PNG")
             unfinished.replace(path)
+
+
+class Silent(Recorder):
+    """Says and writes nothing: of a process that does not lead."""
+
+    def __init__(self, folder: Path) -> None:
+        self.previews = folder / "previews"
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def begin(self, stage: str, done: int, steps: int) -> None:
+        """Nothing."""
+
+    def advance(self, done: int) -> None:
+        """Nothing."""
+
+    def figures(self, stage: str, step: int, figures: Mapping[str, float], *, note: bool = True) -> None:
+        """Nothing."""
+
+    def pictures(self, stage: str, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """Nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from talk3d.models.identity import Identity
 from talk3d.training.cameras import CameraTrack
 from talk3d.training.config import FitConfig
 from talk3d.training.targets import Targets
+from talk3d.training.team import Parts
 
 __all__ = ["Stage", "StageContext", "uniform"]
 
@@ -27,12 +28,14 @@ class StageContext:
         targets: The clip, ``targets.dataset``, and its frames as the model would make them.
         identity: The person at rest.
         cameras: Of all frames.
+        parts: Which part of a step is being computed; a stage whose step has parts looks at other frames in each.
     """
 
     config: FitConfig
     targets: Targets
     identity: Identity
     cameras: CameraTrack
+    parts: Parts = field(default_factory=Parts)
 
     @property
     def device(self) -> torch.device:
@@ -48,6 +51,9 @@ class Stage(Protocol):
     it looks at among them, from its ``generator`` alone, which depends on the seed, the stage's name and the step.
 
     A stage that changes the shape of what it trains is two stages.
+
+    A step may have parts, whose gradients are averaged; see :mod:`talk3d.training.team`. A stage whose steps all look
+    at the same frames says ``parted = False``, and has one.
 
     Attributes:
         name: ``"identity"``, ``"superresolution"`` or ``"driver"``; names its files. An identifier.

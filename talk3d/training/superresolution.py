@@ -34,9 +34,10 @@ class SuperResolutionStage:
         context: What stages share.
         driver: What moves the person, so that lips and lids are those of the frame; without one it is the person at
             rest, and they hardly count.
+        trained: Whether the network is a generator's own, which is tuned from where it is.
     """
 
-    def __init__(self, context: StageContext, driver: Driver | None = None) -> None:
+    def __init__(self, context: StageContext, driver: Driver | None = None, *, trained: bool = False) -> None:
         self.context, self.config, self.driver = context, context.config.superresolution, driver
         self.name = "enlarging" if driver is None else "superresolution"
         self.steps = self.config.before if driver is None else self.config.steps
@@ -50,6 +51,8 @@ class SuperResolutionStage:
         self._views: OrderedDict[int, View] = OrderedDict()
         self._seen = ""
         # at first the picture is the view's, enlarged: what is learned is what that lacks
+        if trained:
+            return
         with torch.no_grad():
             for block in (context.identity.superresolution.block0, context.identity.superresolution.block1):
                 block.to_rgb.weight.zero_()
@@ -81,7 +84,7 @@ class SuperResolutionStage:
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute difference of pictures and of their edges; at rest, lips and lids hardly count."""
         context = self.context
-        indices = in_turn(self._frames, self.config.batch, step, context.config.seed)
+        indices = in_turn(self._frames, self.config.batch, context.parts.turn(step), context.config.seed)
         self._seen = f"frames {', '.join(map(str, indices))}"
         target = context.targets(indices)
         if torch.rand((), generator=generator) < 0.5:

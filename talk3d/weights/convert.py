@@ -151,6 +151,8 @@ def _described(tree: object) -> str:
             tuned = state_dict(tree.get("superresolution"))
             kind = " with GFPGAN" if is_gfpgan(tuned) else " with a tuned super-resolution" if tuned else ""
             return f"a driver of Talk3D{kind}"
+        if "D" in tree and "G_ema" not in tree:
+            return "a discriminator without a generator"
         if is_gfpgan(state_dict(tree.get("params_ema", tree))):
             return "GFPGAN"
         keys = ", ".join(printable(str(key)) for key in list(tree)[:8])

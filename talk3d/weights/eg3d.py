@@ -14,7 +14,7 @@ from typing import cast
 from talk3d.ops.triplane import AXES, Axes
 from talk3d.weights.recorded import Global, Recorded, StoredTensor, UnreadableCheckpoint
 
-__all__ = ["EG3D", "find_generator", "plain", "stored_axes"]
+__all__ = ["EG3D", "find_generator", "module_tensors", "plain", "stored_axes"]
 
 _MODULES = 10_000  # a generator has some 120; a hostile file can make more than could ever be walked
 Plain = bool | int | float | str | None
@@ -81,17 +81,22 @@ def _module(generator: Recorded, where: str) -> EG3D:
         if isinstance(group, dict) and key in group:
             found[key] = plain(group[key])
     known = stored_axes(axes) if isinstance(axes, StoredTensor) else None
-    return EG3D(where, dict(_walk(generator)), known, found)
+    return EG3D(where, dict(module_tensors(generator)), known, found)
 
 
-def _walk(root: Recorded) -> Iterator[tuple[str, StoredTensor]]:
+def module_tensors(root: Recorded) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors of a pickled module and of those inside it, by the names of a state dict.
+
+    Raises:
+        UnreadableCheckpoint: If there are far too many modules.
+    """
     waiting: list[tuple[str, Recorded]] = [("", root)]
     visited = 0
     while waiting:
         prefix, module = waiting.pop()
         visited += 1
         if visited > _MODULES:
-            raise UnreadableCheckpoint(f"the generator has more than {_MODULES} modules")
+            raise UnreadableCheckpoint(f"the network has more than {_MODULES} modules")
         attributes = _attributes(module)
         for group in ("_parameters", "_buffers"):
             for name, tensor in _tensors(attributes.get(group, {})).items():

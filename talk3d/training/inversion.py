@@ -1,0 +1,268 @@
+"""Inversion: a few frames, together, say which code of a generator the person is, and where their cameras were."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from talk3d.models.scene import View
+from talk3d.training import losses
+from talk3d.training.config_prior import PriorConfig
+from talk3d.training.face import FaceMesh, depth_error
+from talk3d.training.perceptual import Perceptual
+from talk3d.training.pictures import grid, pixels
+from talk3d.training.prior import Prior, correction
+from talk3d.training.stage import StageContext
+from talk3d.training.targets import FACE, Target
+
+__all__ = ["InversionStage"]
+
+_SHARED = 0.4  # share of the steps in which all frames have one code, and renders alone are compared
+# shares of the steps after which frames look around for a better pose, and how far, degrees
+_SEARCHES = ((0.15, 6.0), (0.3, 3.0), (0.38, 2.0), (0.6, 2.0))
+_FREE = 0.6  # share of the steps in which cameras only turn up and down, and to the sides
+_PLACES = 5  # along yaw, and along pitch
+_BETTER = 0.97  # a place that is less better than this is none
+_RISE, _FALL = 0.05, 0.4  # shares of the steps in which learning rates grow, and fall
+_OFFSET_RATE, _SHIFT_RATE = 0.2, 0.3  # of the code's, and of the turns'
+_WORSE, _PATIENCE = 3.0, 20  # a loss that is so many times the best one for so many steps has diverged
+_FACE_POINTS = 1024
+
+
+class InversionStage:
+    """Finds code, offsets and cameras; see :class:`talk3d.training.stage.Stage`.
+
+    At first all frames have one code, so that the planes are made once; at times each frame looks around for a
+    better pose, since a gradient does not lead out of a wrong one. Then each frame has its offset, and super-resolved
+    pictures are compared, too. All frames take part in each step, without random samples.
+
+    An inversion that diverges is stopped: what was best stays.
+
+    Args:
+        context: What stages share; its cameras are those to start from.
+        prior: The generator, and the person.
+        perceptual: The perceptual loss.
+
+    Attributes:
+        notes: What happened, in sentences.
+    """
+
+    name = "inversion"
+    parted = False
+
+    def __init__(self, context: StageContext, prior: Prior, perceptual: Perceptual) -> None:
+        self.context, self.prior, self.perceptual = context, prior, perceptual
+        self.config: PriorConfig = context.config.prior
+        self.steps = self.config.inversion
+        self.state = _State(prior)
+        self.notes: list[str] = []
+        self._free = True
+        self.target: Target = context.targets(prior.frames)
+        mesh = torch.from_numpy(context.targets.dataset.mesh).float()
+        self._face = FaceMesh(mesh).to(context.device) if self.config.losses.depth else None
+        self._start = context.cameras.correction.detach()[prior.frames].clone()
+
+    def begin(self) -> None:
+        """Freeze everything but the person."""
+        self.prior.generator.requires_grad_(False)
+        self.context.identity.requires_grad_(False)
+        self.context.cameras.requires_grad_(False)
+        self.prior.person.requires_grad_(True)
+        self.state.reset()  # trial steps are none
+        self.notes.clear()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The person, what was best, and the cameras."""
+        return {"person": self.prior.person, "state": self.state, "cameras": self.context.cameras}
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam, in units of a code's spread."""
+        person, rate = self.prior.person, self.config.code_rate * self.prior.spread
+        groups = [
+            {"params": [person.w], "lr": rate},
+            {"params": [person.offsets], "lr": _OFFSET_RATE * rate},
+            {"params": [person.turn], "lr": self.config.pose_rate},
+            {"params": [person.shift], "lr": _SHIFT_RATE * self.config.pose_rate},
+        ]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def rate(self, step: int) -> float:
+        """Warm-up, and a cosine to nothing in the end."""
+        share = step / max(self.steps, 1)
+        falling = min(1.0, (1 - share) / _FALL)
+        return min(1.0, (step + 1) / (_RISE * self.steps + 1)) * (1 - math.cos(math.pi * falling)) / 2
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Render all frames, and compare."""
+        if self.state.stopped:
+            return {"stopped": 0 * self.prior.person.w.sum()}
+        late, self._free = step >= _SHARED * self.steps, step >= _FREE * self.steps
+        for share, reach in _SEARCHES:
+            if step == round(share * self.steps):
+                self._search(math.radians(reach), shared=not late)
+        terms = self.compare(*self.render(shared=not late), generator, large=late)
+        person, weights = self.prior.person, self.config.losses
+        if late and weights.offsets:
+            far = (person.offsets / self.prior.spread).square().mean(1)
+            terms["offsets"] = weights.offsets * far.mean()
+        if weights.poses:
+            turn, shift = torch.rad2deg(person.turn).square().mean(), (100 * person.shift).square().mean()
+            terms["poses"] = weights.poses * 0.1 * (turn + shift)
+        total = float(torch.stack([term.detach() for term in terms.values()]).sum())
+        if self._diverged(step, total):
+            return {"stopped": 0 * person.w.sum()}
+        return terms
+
+    def batch(self) -> str:
+        """The frames."""
+        return f"frames {', '.join(map(str, self.prior.frames))}"
+
+    def stepped(self, step: int) -> None:
+        """Keep what was best where it diverged, and write the cameras down."""
+        if self.state.stopped:
+            self.state.restore(self.prior)
+        self.prior.place(self.context.cameras, self._pivot, self._start)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """PSNR of the frames' pictures and renders, in decibels."""
+        codes, cameras, view = self.render(shared=False)
+        found = {"PSNR": (self.prior.enlarge(view, codes), self.target.image)}
+        found["render PSNR"] = (view.features[:, :3], self.target.view_image)
+        return {
+            name: losses.psnr(image, wanted, torch.ones_like(image[:, :1])).item()
+            for name, (image, wanted) in found.items()
+        }
+
+    @torch.no_grad()
+    def preview(self) -> dict[str, Tensor]:
+        """Frames, and below them what the generator makes of their codes."""
+        codes, _, view = self.render(shared=False)
+        image = self.prior.enlarge(view, codes)
+        return {"frames": grid([[pixels(one) for one in row] for row in (self.target.image, image)])}
+
+    def compare(
+        self, codes: Tensor, cameras: Tensor, view: View, generator: torch.Generator, *, large: bool
+    ) -> dict[str, Tensor]:
+        """Weighted differences of rendered frames; with ``large`` also of their super-resolved pictures."""
+        target, weights = self.target, self.config.losses
+        raw, wanted = view.features[:, :3], target.view_image
+        terms = {"color": weights.color * losses.l1(raw, wanted)}
+        if weights.edges:
+            terms["edges"] = weights.edges * losses.edges(raw, wanted)
+        if weights.perceptual:
+            terms["perceptual"] = weights.perceptual * self.perceptual(raw, wanted)
+        if weights.face:
+            terms["face"] = weights.face * losses.region_l1(raw, wanted, target.view_regions[:, [FACE]])
+        if weights.picture and large:
+            image = self.prior.enlarge(view, codes)
+            terms["picture"] = weights.picture * losses.l1(_shown(image), _shown(target.image))
+        if weights.matte:
+            terms["matte"] = weights.matte * ((1 - view.weight) * target.view_matte).mean()
+        if self._face is not None and weights.depth:
+            points = self._face.sample(generator, _FACE_POINTS)
+            parts = [depth_error(View(*(p[[k]] for p in view)), cameras[[k]], points) for k in range(len(cameras))]
+            terms["depth"] = weights.depth * torch.stack(parts).mean()
+        return terms
+
+    def render(self, *, shared: bool) -> tuple[Tensor, Tensor, View]:
+        """Codes, cameras and views of all frames."""
+        person, prior = self.prior.person, self.prior
+        codes = person.w.expand(len(prior.frames), -1) if shared else person.codes()
+        planes = prior.planes(person.w[None]) if shared else prior.planes(codes)
+        cameras = self._cameras(person.turn)
+        prior.count(self.name, len(cameras))
+        return codes, cameras, prior.generator.render(planes, cameras)
+
+    def _cameras(self, turn: Tensor) -> Tensor:
+        shift: Tensor = self.prior.person.shift
+        if not self._free:  # they are 0 then, and stay
+            turn, shift = turn * turn.new_tensor([1.0, 1.0, 0.0]), 0 * shift
+        change = correction(turn, shift, self._pivot)
+        return self.context.cameras.corrected(self.target.index, self._start + change)
+
+    @property
+    def _pivot(self) -> tuple[float, float, float]:
+        return self.context.identity.config.pivot
+
+    @torch.no_grad()
+    def _search(self, reach: float, *, shared: bool) -> None:
+        """Let each frame try poses up to so many radians from its own."""
+        person, prior = self.prior.person, self.prior
+        planes, here = prior.planes(person.w[None] if shared else person.codes()), person.turn.detach().clone()
+        steps = torch.linspace(-reach, reach, _PLACES).tolist()
+
+        def error(turn: Tensor) -> Tensor:
+            prior.count(self.name, len(turn))
+            seen = prior.generator.render(planes, self._cameras(turn)).features[:, :3]
+            return (seen - self.target.view_image).abs().mean((1, 2, 3))
+
+        best: Tensor = here
+        least = error(here) * _BETTER
+        for pitch in steps:
+            for yaw in steps:
+                turn = here + here.new_tensor([pitch, yaw, 0.0])
+                found = error(turn)
+                best = torch.where((found < least)[:, None], turn, best)
+                least = torch.minimum(found, least)
+        person.turn.copy_(best)
+
+    def _diverged(self, step: int, total: float) -> bool:
+        """Whether the loss has been far above the best for long, or is no number; keeps what is best."""
+        state = self.state
+        if math.isfinite(total) and total < state.least:
+            state.keep(self.prior, total, step)
+        worse = not math.isfinite(total) or (step > _PATIENCE and total > _WORSE * float(state.least))
+        state.bad.copy_((state.bad + 1) * worse)
+        if math.isfinite(total) and state.bad < _PATIENCE:
+            return False
+        state.stopped.fill_(True)
+        self.notes.append(
+            f"The inversion of {self.batch()} diverged: in step {step} its loss is {total:.3g}, and was "
+            f"{float(state.least):.3g} in step {int(state.step)}. It is stopped, and the best one is kept."
+        )
+        return True
+
+
+class _State(nn.Module):
+    """What was best, and whether the inversion was stopped; a part of checkpoints."""
+
+    least: Tensor
+    step: Tensor
+    bad: Tensor
+    stopped: Tensor
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        device = prior.person.w.device
+        for name, parameter in prior.person.named_parameters():
+            self.register_buffer(name, parameter.detach().clone())
+        self.register_buffer("least", torch.tensor(math.inf, device=device))
+        self.register_buffer("step", torch.tensor(0, device=device))
+        self.register_buffer("bad", torch.tensor(0, device=device))
+        self.register_buffer("stopped", torch.tensor(False, device=device))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        self.least.fill_(math.inf)
+        for count in (self.step, self.bad, self.stopped):
+            count.zero_()
+
+    @torch.no_grad()
+    def keep(self, prior: Prior, total: float, step: int) -> None:
+        for name, parameter in prior.person.named_parameters():
+            self.get_buffer(name).copy_(parameter)
+        self.least.fill_(total)
+        self.step.fill_(step)
+
+    @torch.no_grad()
+    def restore(self, prior: Prior) -> None:
+        for name, parameter in prior.person.named_parameters():
+            parameter.copy_(self.get_buffer(name))
+
+
+def _shown(image: Tensor) -> Tensor:
+    """What of a picture is seen: beyond black and white differences hardly count, but lead back."""
+    return image.clamp(-1, 1) + 0.05 * (image - image.clamp(-1, 1))
