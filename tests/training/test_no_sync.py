@@ -14,9 +14,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from talk3d.training.config import DriverLosses, Term
 from talk3d.training.driver import DriverStage
-from talk3d.training.loop import _Losses, _step
+from talk3d.training.loop import Parted, _Losses, _step
 from talk3d.training.perceptual import Perceptual
 from talk3d.training.targets import Targets
+from talk3d.training.team import Parts
 
 # what a host can only do with numbers that it has
 _WAITS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique", "_unique2"}
@@ -69,7 +70,8 @@ def test_a_step_of_the_driver_waits_for_nothing(make_context, make_config, monke
     stage = DriverStage(make_context(settings), Perceptual())
     stage.begin()
     optimizer = stage.optimizer()
-    _step(stage, 0, optimizer, settings.run, 0)  # what is made once may look
+    how = (settings.run, 0, Parted(Parts()), False)
+    _step(stage, 0, optimizer, how)  # what is made once may look
     losses = _Losses("driver", Quiet(), every=100)
     losses._check = lambda *_: []  # which a CPU does at once, and a GPU when a log is due
     refuse, seen = Refuse(on_the_device(stage)), []
@@ -86,5 +88,5 @@ def test_a_step_of_the_driver_waits_for_nothing(make_context, make_config, monke
     monkeypatch.setattr("talk3d.arguments._may_look", lambda value: False)  # as it says of what is on a GPU
     with refuse:
         for step in (1, 2):
-            losses.add(step, _step(stage, step, optimizer, settings.run, 0), stage.batch())
+            losses.add(step, _step(stage, step, optimizer, how)[0], stage.batch())
     assert seen
