@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -42,7 +44,10 @@ class Backdrop:
         # affine_grid is a matrix product, and takes nine times as long as these sums
         for axis, (across, down, shift) in enumerate(self._back[frame].tolist()):
             torch.add((down * self._centers + shift)[:, None], across * self._centers, out=grid[..., axis])
-        return grid_sample(self._plate, grid[None], padding_mode="border", align_corners=False)[0]
+        # torch shares a batch out among threads, but not a picture: so it is asked for bands of one
+        bands = grid.view(math.gcd(size, 16), -1, size, 2)
+        found = grid_sample(self._plate.expand(len(bands), -1, -1, -1), bands, padding_mode="border", align_corners=False)
+        return found.transpose(0, 1).reshape(3, size, size)
 
 
 def signed(pixels: UInt8[Tensor, "height width 3"]) -> Float[Tensor, "3 height width"]:
