@@ -46,7 +46,8 @@ class Backdrop:
             torch.add((down * self._centers + shift)[:, None], across * self._centers, out=grid[..., axis])
         # torch shares a batch out among threads, but not a picture: so it is asked for bands of one
         bands = grid.view(math.gcd(size, 16), -1, size, 2)
-        found = grid_sample(self._plate.expand(len(bands), -1, -1, -1), bands, padding_mode="border", align_corners=False)
+        plates = self._plate.expand(len(bands), -1, -1, -1)
+        found = grid_sample(plates, bands, padding_mode="border", align_corners=False)
         return found.transpose(0, 1).reshape(3, size, size)
 
 
