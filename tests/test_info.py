@@ -43,6 +43,8 @@ class Driver:
 @pytest.fixture
 def driver(monkeypatch):
     def install(driver):
+        for name in ("cpu", "cuda"):  # loaded once, and by the same function that is replaced here
+            native.available(name)
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
 
