@@ -15,8 +15,9 @@ from talk3d.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
+    for turn in range(40):
+        if turn == 20:  # at first small blocks that stay split what was kept
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(2**24)
     counted.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 counted = []
@@ -37,5 +38,4 @@ def test_large_tensors_come_without_page_faults(where):
         done = subprocess.run([sys.executable, "-c", CODE, how, where], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    # now and then a small block that stays splits what was kept
-    assert 2 * faults("keep") < faults("give back")
+    assert 4 * faults("keep") < faults("give back")
