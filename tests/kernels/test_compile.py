@@ -6,10 +6,8 @@ Triton decides when it is imported whether it interprets, so this file runs itse
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,18 +67,9 @@ def compile_all() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    scratch = tmp_path_factory.mktemp("triton")
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    found = subprocess.run(
-        [sys.executable, __file__],
-        env=environment | {"TRITON_CACHE_DIR": str(scratch)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
+def compiled(compiled_ahead: Callable[[str], Any]) -> dict[str, Any]:
+    found: dict[str, Any] = compiled_ahead("renderer")
+    return found
 
 
 @pytest.mark.parametrize("arch", ARCHS)

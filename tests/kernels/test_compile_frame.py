@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,18 +22,8 @@ LEDGER = {
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, str]]:
-    """Counted in a process that does not interpret."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    found = subprocess.run(
-        [sys.executable, compiled_triton.__file__, "--json"],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return {(row["kernel"], row["arch"]): row for row in json.loads(found.stdout)}
+def counted(compiled_ahead: Callable[[str], Any]) -> dict[tuple[str, str], dict[str, str]]:
+    return {(row["kernel"], row["arch"]): row for row in compiled_ahead("frame")}
 
 
 def test_every_kernel_is_in_the_ledger(counted):
