@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from talk3d import cameras as cams
 from talk3d.poses import make_pose
+from talk3d.training.precision import full_precision
 
 __all__ = ["CameraTrack", "rotation"]
 
@@ -39,6 +40,7 @@ class CameraTrack(nn.Module):
         """Cameras of frames ``[B]``."""
         return self.corrected(index, self.correction[index])
 
+    @full_precision
     def corrected(
         self, index: Int[Tensor, " batch"], correction: Float[Tensor, "batch 6"]
     ) -> Float[Tensor, "batch 25"]:
@@ -50,6 +52,7 @@ class CameraTrack(nn.Module):
         return cams.pack(make_pose(turned @ poses[:, :3, :3], position), intrinsics)
 
 
+@full_precision
 def rotation(vector: Tensor) -> Tensor:
     """Rotation vectors ``[B, 3]`` to matrices ``[B, 3, 3]``."""
     zero = torch.zeros_like(vector[:, 0])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, binary_cross_entropy, grid_sample, smooth_l1_loss
 
 from talk3d import cameras as cams
+from talk3d.training.precision import full_precision
 
 __all__ = [
     "articulation",
@@ -61,6 +62,7 @@ def region_l1(
     return (frames * there).sum() / there.sum().clamp(min=1)
 
 
+@full_precision
 def ms_ssim(
     found: Float[Tensor, "batch channel height width"], target: Float[Tensor, "batch channel height width"]
 ) -> Tensor:
@@ -115,12 +117,14 @@ def edges(
     return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
+@full_precision
 def matte(weight: Float[Tensor, "batch 1 height width"], target: Float[Tensor, "batch 1 height width"]) -> Tensor:
     """Mean binary cross entropy, in nats, between the opacity of a view and the matte, both 0 to 1."""
-    # an opacity of exactly 0 or 1 has no finite slope
+    # an opacity of exactly 0 or 1 has no finite slope; on a GPU torch refuses this function under autocast
     return binary_cross_entropy(weight.clamp(1e-4, 1 - 1e-4), target)
 
 
+@full_precision
 def project(
     points: Float[Tensor, "batch point 3"], cameras: Float[Tensor, "batch 25"]
 ) -> Float[Tensor, "batch point 2"]:
