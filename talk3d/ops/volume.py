@@ -188,7 +188,8 @@ def render_rays(
 def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tensor:
     """Near and far of each ray ``[B, R, 2]``; constants for the derivative."""
     if options.near != "auto" and options.far != "auto":
-        return origins.new_tensor([options.near, options.far]).expand(*origins.shape[:2], 2)
+        # filled where they are: numbers that come from the host wait for a GPU, and no graph can capture that
+        return torch.stack([origins.new_full(origins.shape[:2], limit) for limit in (options.near, options.far)], -1)
     origins, directions = origins.detach(), directions.detach()
     inverse = 1 / directions
     faces = torch.stack([-options.box_warp / 2 - origins, options.box_warp / 2 - origins]) * inverse  # [2, B, R, 3]

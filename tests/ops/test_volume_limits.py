@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from talk3d.ops import RenderOptions, render_rays
+from talk3d.ops.volume import _limits
 
 OPTIONS = RenderOptions(axes="zy", near="auto", far="auto", coarse=7, fine=0)
 
@@ -28,3 +31,22 @@ def test_auto_limits_keep_all_samples_within_the_box(impl, jitter):
         planes, decoder, origins, directions, OPTIONS, jitter=torch.full((1, 5, OPTIONS.coarse), jitter), impl=impl
     )
     torch.testing.assert_close(seen.weight, torch.zeros_like(seen.weight))
+
+
+def test_limits_that_are_numbers_come_from_no_host():
+    """A copy from the host waits for a GPU, and no CUDA graph can capture it."""
+    copies = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default:
+                copies.append(args)
+            return function(*args, **(kwargs or {}))
+
+    with FakeTensorMode():  # needs no GPU
+        directions = torch.zeros(1, 5, 3, device="cuda")
+        with Watch():
+            found = _limits(directions, directions, RenderOptions(axes="zy", near=2.25, far=3.3))
+    assert found.shape == (1, 5, 2)
+    assert found.is_cuda
+    assert not copies
