@@ -3,11 +3,12 @@
 from talk3d.ops.attention import Attended, AttentionWeights, token_attention
 from talk3d.ops.convolution import conv3x3_bias_act
 from talk3d.ops.linear import plane_linear
+from talk3d.ops.norm import group_norm_act
 from talk3d.ops.planes import add_planes, border_planes
 from talk3d.ops.resample import Activation, Resampling, bias_act, resample2d, resample2d_bias_act
 from talk3d.ops.rollout import EXCHANGES, rollout_conv
 from talk3d.ops.triplane import AXES, PackedPlanes, pack_planes, sample_triplane
-from talk3d.ops.volume import Rendered, RenderOptions, render_rays
+from talk3d.ops.volume import Decoder, Rendered, RenderOptions, render_rays
 
 __all__ = [
     "AXES",
@@ -15,6 +16,7 @@ __all__ = [
     "Activation",
     "Attended",
     "AttentionWeights",
+    "Decoder",
     "PackedPlanes",
     "RenderOptions",
     "Rendered",
@@ -23,6 +25,7 @@ __all__ = [
     "bias_act",
     "border_planes",
     "conv3x3_bias_act",
+    "group_norm_act",
     "pack_planes",
     "plane_linear",
     "render_rays",

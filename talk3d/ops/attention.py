@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator
+from talk3d.ops.registry import Operator, arrive_alike
 
 __all__ = ["Attended", "AttentionWeights", "token_attention"]
 
@@ -113,8 +113,7 @@ def _check(planes: Tensor, tokens: Tensor, weights: AttentionWeights, heads: int
         if list(weight.shape) != shape:
             raise ValueError(f"weights.{name} must have the shape {shape}, got {list(weight.shape)}")
     for name, tensor in {"tokens": tokens, **{f"weights.{k}": v for k, v in weights._asdict().items()}}.items():
-        mixed = tensor.dtype != planes.dtype and not torch.is_autocast_enabled(planes.device.type)  # which casts all
-        if mixed or tensor.device != planes.device:
+        if not arrive_alike(tensor, planes) or tensor.device != planes.device:
             raise ValueError(
                 f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of planes "
                 f"({planes.dtype}, {planes.device})"

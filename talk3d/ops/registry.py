@@ -23,7 +23,7 @@ from torch import Tensor
 
 from talk3d import native
 
-__all__ = ["Operator", "operators", "use"]
+__all__ = ["Operator", "arrive_alike", "operators", "use"]
 
 _log = logging.getLogger(__name__)
 _LIBRARY = torch.library.Library("talk3d", "DEF")
@@ -175,6 +175,15 @@ class Operator:
         return self._loaded[impl]
 
 
+def arrive_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether floating tensors of one device reach an implementation in one type.
+
+    They do if they have one; or under autocast, which casts all but float64.
+    """
+    types = one.dtype, other.dtype
+    return types[0] == types[1] or (torch.float64 not in types and torch.is_autocast_enabled(one.device.type))
+
+
 def operators() -> dict[str, Operator]:
     """All declared operators by name."""
     return dict(_OPERATORS)
@@ -182,7 +191,11 @@ def operators() -> dict[str, Operator]:
 
 @contextmanager
 def use(impl: str) -> Iterator[None]:
-    """Prefer one implementation inside a ``with`` block, wherever no ``impl=`` is given."""
+    """Ask for one implementation inside a ``with`` block, wherever no ``impl=`` is given.
+
+    As with ``impl=`` nothing falls back: an operator that lacks it, or whose inputs it does not accept, raises.
+    It holds for all threads.
+    """
     global _default
     previous, _default = _default, impl
     try:

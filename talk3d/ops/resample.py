@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator
+from talk3d.ops.registry import Operator, arrive_alike
 
 __all__ = ["Activation", "Resampling", "bias_act", "resample2d", "resample2d_bias_act"]
 
@@ -220,8 +220,7 @@ def _check_bias(bias: Tensor | None, x: Tensor, channels: int) -> None:
 
 
 def _check_alike(name: str, tensor: Tensor, x: Tensor) -> None:
-    mixed = tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type)  # which casts both
-    if mixed or tensor.device != x.device:
+    if not arrive_alike(tensor, x) or tensor.device != x.device:
         raise ValueError(
             f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of x ({x.dtype}, {x.device})"
         )

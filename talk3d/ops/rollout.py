@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator
+from talk3d.ops.registry import Operator, arrive_alike
 
 __all__ = ["EXCHANGES", "rollout_conv"]
 
@@ -92,8 +92,7 @@ def rollout_conv(
 
 
 def _check_like(first: str, like: Tensor, name: str, tensor: Tensor) -> None:
-    mixed = tensor.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type)  # which casts both
-    if mixed or tensor.device != like.device:
+    if not arrive_alike(tensor, like) or tensor.device != like.device:
         raise ValueError(
             f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of {first} "
             f"({like.dtype}, {like.device})"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator
+from talk3d.ops.registry import Operator, arrive_alike
 
 __all__ = ["AXES", "PackedPlanes", "pack_planes", "sample_triplane"]
 
@@ -140,9 +140,8 @@ def _texels(
             texels, pairs = _channels_last(planes), AXES[axes]
     if texels.shape[0] not in (1, points.shape[0]):
         raise ValueError(f"planes have a batch of {texels.shape[0]}, the points or rays one of {points.shape[0]}")
-    mixed = texels.dtype != points.dtype and not torch.is_autocast_enabled(points.device.type)  # which casts both
-    mixed = mixed and not (renders and points.dtype == torch.float32 and texels.dtype in _HALVES)
-    if mixed or texels.device != points.device:
+    halves = renders and points.dtype == torch.float32 and texels.dtype in _HALVES
+    if not (halves or arrive_alike(texels, points)) or texels.device != points.device:
         raise ValueError(
             f"planes ({texels.dtype}, {texels.device}) and points or rays ({points.dtype}, {points.device}) "
             "must have one type and one device"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 import talk3d
-from talk3d import native
+from talk3d import native, ops
 from talk3d.ops import sample_triplane
 from talk3d.ops.registry import operators
 
@@ -151,3 +153,32 @@ def test_every_operator_has_a_reference():
     for operator in operators().values():
         assert operator.implementations[-1] == "reference"
         assert operator.why_not("reference") is None
+
+
+def test_every_public_name_of_an_operator_is_the_packages():
+    for module in pkgutil.iter_modules(ops.__path__):
+        if module.name != "registry":
+            names = importlib.import_module(f"talk3d.ops.{module.name}").__all__
+            assert set(names) <= set(ops.__all__), module.name
+
+
+@pytest.mark.parametrize("one", [torch.float32, torch.float64])
+def test_autocast_leaves_float64_alone_and_types_that_differ_are_refused(one):
+    other = torch.float64 if one == torch.float32 else torch.float32
+    planes, points = torch.ones(1, 3, 1, 2, 2, dtype=one), torch.zeros(1, 1, 3, dtype=other)
+    calls = {
+        "points": lambda: ops.sample_triplane(planes, points, box_warp=1.0, axes="zy"),
+        "bias": lambda: ops.bias_act(planes[0], torch.ones(1, dtype=other)),
+        "weight": lambda: ops.rollout_conv(planes, torch.ones(3, 1, 3, 3, 3, dtype=other), axes="zy"),
+        "tokens": lambda: ops.token_attention(
+            planes.flatten(3).mT, torch.ones(1, 2, 1, dtype=other), attention_weights(one), heads=1
+        ),
+    }
+    for name, call in calls.items():
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=name):
+            call()
+
+
+def attention_weights(dtype: torch.dtype) -> ops.AttentionWeights:
+    one = torch.ones(1, 1, dtype=dtype)
+    return ops.AttentionWeights(*torch.ones(2, 3, 1, dtype=dtype), one, one, one, one, one[0])
