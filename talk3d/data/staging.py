@@ -46,6 +46,7 @@ def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _require_free(out, overwrite)
             old = out.with_name(f".{out.name}.old")
             if out.exists():
+                shutil.rmtree(old, ignore_errors=True)  # of a run that was killed after it had replaced it
                 os.replace(out, old)
             os.replace(folder, out)
             shutil.rmtree(old, ignore_errors=True)
