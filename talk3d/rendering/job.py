@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
-__all__ = ["JobFolder", "RenderJob", "fingerprint"]
+__all__ = ["JobFolder", "RenderJob", "beside", "fingerprint"]
 
 _MANIFEST = "job.json"
+_LOCK = ".lock"
 _VERSION = 1
 
 
@@ -72,8 +78,18 @@ class RenderJob:
         raise ValueError(f"{self.out} must end in .mp4 or .mov, or name a folder for PNG files")
 
 
+def beside(path: Path) -> Path:
+    """A hidden name in the same folder, to write what will be renamed to ``path``.
+
+    No two are alike: shards on different machines, which share the folder, may have the same process number.
+    """
+    return path.with_name(f".{uuid4().hex[:12]}.{path.name}")
+
+
 class JobFolder:
     """Chunks beside the video that they will become: ``.NAME.parts``.
+
+    Several processes, also on several machines, may work in it at the same time.
 
     Args:
         job: The job.
@@ -96,26 +112,46 @@ class JobFolder:
         """
         about = {"format": "talk3d job", "version": _VERSION, "job": asdict(self.job), "inputs": self._inputs()}
         manifest = self.path / _MANIFEST
-        if manifest.exists():
-            if json.loads(manifest.read_text()) == json.loads(json.dumps(about)):
-                return
-            if not fresh:
-                raise ValueError(f"{self.path} holds parts of another job; remove it, or pass --overwrite")
-            self.remove()
         self.path.mkdir(parents=True, exist_ok=True)
-        beside = self.path / f".{_MANIFEST}.{os.getpid()}"
-        beside.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(beside, manifest)
+        with self.alone():
+            if self.begun:
+                if json.loads(manifest.read_text()) == json.loads(json.dumps(about)):
+                    return
+                if not fresh:
+                    raise ValueError(f"{self.path} holds parts of another job; remove it, or pass --overwrite")
+                self.remove()
+                self.path.mkdir(exist_ok=True)
+            unfinished = beside(manifest)
+            unfinished.write_text(json.dumps(about, indent=2) + "\n")
+            os.replace(unfinished, manifest)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is there, with a job in it."""
+        return (self.path / _MANIFEST).exists()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process is in such a block, and keep others out of theirs.
+
+        What was there before may be gone then, the folder too.
+        """
+        with ExitStack() as stack:
+            with suppress(FileNotFoundError):
+                lock = stack.enter_context((self.path / _LOCK).open("a"))
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the system takes it from a process that dies
+            yield
 
     def chunk(self, index: int) -> Path:
         """Where a chunk is, once it is whole."""
         return self.path / f"{index:06d}{'' if self.job.format == 'png' else '.' + self.job.format}"
 
     def remove(self) -> None:
-        """Take the folder away."""
-        import shutil
-
-        shutil.rmtree(self.path)
+        """Take the folder away: at once, so that nobody takes a part of it for the whole."""
+        gone = beside(self.path)
+        with suppress(FileNotFoundError):  # another shard was faster
+            os.replace(self.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)  # network disks keep a file that another process has open
 
     def _inputs(self) -> dict[str, str]:
         job = self.job

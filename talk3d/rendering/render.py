@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from talk3d.motion import ping_pong
 from talk3d.profiling import annotate
 from talk3d.rendering.cameras import camera_path
 from talk3d.rendering.frames import Renderer
-from talk3d.rendering.job import JobFolder, RenderJob
+from talk3d.rendering.job import JobFolder, RenderJob, beside
 from talk3d.rendering.paste import Paster
 from talk3d.rendering.video import SegmentWriter, join
 
@@ -111,8 +112,10 @@ def render(
     missing = [index for index in range(chunks) if not folder.chunk(index).exists()]
     if missing:
         return Rendered(len(features), chunks, len(missing), None)
-    _finish(job, [folder.chunk(index) for index in range(chunks)], len(features))
-    folder.remove()
+    with folder.alone():
+        if folder.begun:  # else another shard found all chunks at the same time, and has joined them
+            _finish(job, [folder.chunk(index) for index in range(chunks)], len(features))
+            folder.remove()
     return Rendered(len(features), chunks, 0, out)
 
 
@@ -162,12 +165,12 @@ def _frames(job: RenderJob, count: int, chunk: int) -> range:
 def _features(avatar: BakedAvatar, folder: JobFolder) -> NDArray[np.float32]:
     """Speech features, made by the first who needs them and mapped into memory by all."""
     if not folder.features.exists():
-        beside = folder.features.with_name(f".{os.getpid()}.npy")
+        unfinished = beside(folder.features)
         try:
-            avatar.encode_speech(folder.job.audio, beside)
-            os.replace(beside, folder.features)
+            avatar.encode_speech(folder.job.audio, unfinished)
+            os.replace(unfinished, folder.features)
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     found: NDArray[np.float32] = np.load(folder.features, mmap_mode="r")
     return found
 
@@ -201,8 +204,8 @@ def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Calla
 
     encoder = threading.Thread(target=encode, args=(next(pictures),), name="encoder", daemon=True)
     encoder.start()
-    step()
     try:
+        step()
         for picture in pictures:
             waiting.put(picture)
             step()
@@ -219,13 +222,13 @@ def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Calla
 
 
 def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path, step: Callable[[], object]) -> None:
-    beside = out.with_name(f".{os.getpid()}.{out.name}")
-    beside.mkdir(exist_ok=True)
+    unfinished = beside(out)
+    unfinished.mkdir()
     for frame, picture in zip(frames, pictures, strict=True):
         with annotate("io.encode"):
-            Image.fromarray(picture).save(beside / f"{frame:06d}.png")
+            Image.fromarray(picture).save(unfinished / f"{frame:06d}.png")
         step()
-    os.replace(beside, out)
+    os.replace(unfinished, out)
 
 
 def _finish(job: RenderJob, chunks: list[Path], frames: int) -> None:
@@ -233,13 +236,23 @@ def _finish(job: RenderJob, chunks: list[Path], frames: int) -> None:
     if job.format != "png":
         join(chunks, Path(job.audio), frames, out)
         return
-    import shutil
+    unfinished = beside(out.absolute())
+    unfinished.mkdir()
+    try:
+        for chunk in chunks:
+            for picture in sorted(chunk.iterdir()):
+                _linked(picture, unfinished / picture.name)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(unfinished, out)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
-    if out.exists():
-        shutil.rmtree(out)
-    beside = out.absolute().with_name(f".{os.getpid()}.{out.name}")
-    beside.mkdir()
-    for chunk in chunks:
-        for picture in sorted(chunk.iterdir()):
-            os.replace(picture, beside / picture.name)
-    os.replace(beside, out)
+
+def _linked(file: Path, name: Path) -> None:
+    """Give a file a second name: the first one stays, for whoever is killed before the last file has its own."""
+    try:
+        os.link(file, name)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, name)

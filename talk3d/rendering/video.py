@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from talk3d.motion import FPS
 from talk3d.profiling import annotate
+from talk3d.rendering.job import beside
 
 if TYPE_CHECKING:
     import av
@@ -44,7 +45,7 @@ class SegmentWriter:
     def __init__(self, path: Path, width: int, height: int) -> None:
         import av
 
-        self._path, self._beside = path, path.with_name(f".{os.getpid()}.{path.name}")
+        self._path, self._beside = path, beside(path)
         self._container = av.open(str(self._beside), "w")
         alpha = path.suffix == ".mov"
         stream = self._container.add_stream("prores_ks" if alpha else "libx264", rate=FPS)
@@ -89,9 +90,9 @@ def join(segments: list[Path], audio: Path, frames: int, out: Path) -> None:
     """
     import av
 
-    beside = out.with_name(f".{os.getpid()}.{out.name}")
+    unfinished = beside(out)
     try:
-        with av.open(str(beside), "w", options={"movflags": "+faststart"}) as container:
+        with av.open(str(unfinished), "w", options={"movflags": "+faststart"}) as container:
             with av.open(str(segments[0])) as first:
                 video = container.add_stream_from_template(first.streams.video[0])
             sound = _sound_packets(container, audio, Fraction(frames, FPS))
@@ -105,9 +106,9 @@ def join(segments: list[Path], audio: Path, frames: int, out: Path) -> None:
             while due is not None:
                 container.mux(due)
                 due = next(sound, None)
-        os.replace(beside, out)
+        os.replace(unfinished, out)
     finally:
-        beside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _time(packet: Packet[Any]) -> Fraction:
