@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -348,7 +348,8 @@ def _cuda(planes: Tensor, decoder: Tensor, numbers: list[float], needs: list[boo
     kind = "forward" if needs is None else "all" if any(needs[1:]) else "planes"
     room = _SMALLEST_SHARED
     if planes.is_cuda:
-        room = max(room, torch.cuda.get_device_properties(planes.device).shared_memory_per_block_optin)
+        properties: Any = torch.cuda.get_device_properties(planes.device)  # whose stub lacks this one
+        room = max(room, properties.shared_memory_per_block_optin)
     if _shared_bytes(kind, int(settings.coarse), int(settings.fine), planes.dtype) > room:
         return (
             f"its shared memory of {room // 1024} KiB is too small for {settings.coarse:.0f} coarse and "
