@@ -6,19 +6,22 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from uuid import uuid4
 
 __all__ = ["JobFolder", "RenderJob", "beside", "fingerprint"]
 
 _MANIFEST = "job.json"
-_LOCK = ".lock"
+_LOCK = "lock"
 _VERSION = 1
+_LARGEST = 8192  # pixels of a side; H.264 has no level beyond
+_PICTURE = re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,11 @@ class RenderJob:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.chunk < 1:
             raise ValueError(f"batch and chunk must be positive, got {self.batch} and {self.chunk}")
-        if self.resolution is not None and (self.resolution < 16 or self.resolution % 2):
-            raise ValueError(f"resolution must be even and at least 16, got {self.resolution}")
-        if self.transparent and self.format == "mp4":
+        if self.batch > self.chunk:
+            raise ValueError(f"batch must be at most {self.chunk}, the frames of a chunk, got {self.batch}")
+        if self.resolution is not None and (not 16 <= self.resolution <= _LARGEST or self.resolution % 2):
+            raise ValueError(f"resolution must be even and from 16 to {_LARGEST}, got {self.resolution}")
+        if self.format == "mp4" and self.transparent:
             raise ValueError(f"{self.out}: an .mp4 has no transparency; name a .mov, or a folder for PNG files")
         if self.paste_back and (self.camera != "track" or self.background != "keep" or self.resolution):
             raise ValueError("--paste-back goes with the clip's own camera, background and resolution")
@@ -77,6 +82,33 @@ class RenderJob:
             return "png"
         raise ValueError(f"{self.out} must end in .mp4 or .mov, or name a folder for PNG files")
 
+    def require_free(self, *, overwrite: bool) -> None:
+        """Raise unless the video can be written without the loss of anything but a video.
+
+        Args:
+            overwrite: Whether a video that exists, or a folder of rendered pictures, may be replaced.
+
+        Raises:
+            ValueError: If it exists and may not be, is something else, or is what the job reads.
+        """
+        out = Path(self.out)
+        named = {"avatar": self.avatar, "audio": self.audio, "paste_back": self.paste_back}
+        for name, value in (named | {"background": self.background, "camera": self.camera}).items():
+            if value and out.exists() and Path(value).exists() and out.samefile(value):
+                raise ValueError(f"{out} is the {name.replace('_', '-')} of this job; name another file to write")
+        if self.format != "png" and out.is_dir():
+            raise ValueError(f"{out} is a folder; name a file")
+        if self.format == "png" and out.exists():
+            if not out.is_dir():
+                raise ValueError(f"{out} is a file; a name without .mp4 or .mov is a folder for PNG files")
+            names = [path.name for path in out.iterdir()]
+            if strange := next((name for name in names if not _PICTURE.fullmatch(name)), None):
+                raise ValueError(f"{out} holds {strange}, which is no rendered picture; name another folder")
+            if not names:
+                return
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists already; pass --overwrite to replace it")
+
 
 def beside(path: Path) -> Path:
     """A hidden name in the same folder, to write what will be renamed to ``path``.
@@ -89,8 +121,6 @@ def beside(path: Path) -> Path:
 class JobFolder:
     """Chunks beside the video that they will become: ``.NAME.parts``.
 
-    Several processes, also on several machines, may work in it at the same time.
-
     Args:
         job: The job.
     """
@@ -100,8 +130,12 @@ class JobFolder:
         self.job, self.path = job, out.with_name(f".{out.name}.parts")
         self.features = self.path / "features.npy"
 
-    def open(self, *, fresh: bool = False) -> None:
-        """Begin the job, or go on with it.
+    @contextmanager
+    def opened(self, *, fresh: bool = False) -> Iterator[None]:
+        """Begin the job, or go on with it. A folder without a chunk does not stay.
+
+        Processes of one job work in it side by side. Where a file system has no locks, nothing tells that another job
+        is at work in it.
 
         Args:
             fresh: Forget what another job of this name has done.
@@ -111,47 +145,63 @@ class JobFolder:
             OSError: If it cannot be written.
         """
         about = {"format": "talk3d job", "version": _VERSION, "job": asdict(self.job), "inputs": self._inputs()}
-        manifest = self.path / _MANIFEST
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.alone():
-            if self.begun:
-                if json.loads(manifest.read_text()) == json.loads(json.dumps(about)):
-                    return
-                if not fresh:
-                    raise ValueError(f"{self.path} holds parts of another job; remove it, or pass --overwrite")
-                self.remove()
-                self.path.mkdir(exist_ok=True)
-            unfinished = beside(manifest)
-            unfinished.write_text(json.dumps(about, indent=2) + "\n")
-            os.replace(unfinished, manifest)
-
-    @property
-    def begun(self) -> bool:
-        """Whether it is there, with a job in it."""
-        return (self.path / _MANIFEST).exists()
+        with self._enter() as self._held:
+            try:
+                self._claim(json.loads(json.dumps(about)), fresh)
+                yield
+            finally:
+                if self.path.exists() and not self._chunks() and _lock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    self.remove()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until no other process is in such a block, and keep others out of theirs.
+    def alone(self) -> Iterator[bool]:
+        """Wait until no other process works in the open folder; false if one has finished the job meanwhile."""
+        _lock(self._held, fcntl.LOCK_EX)
+        yield (self.path / _MANIFEST).exists()
 
-        What was there before may be gone then, the folder too.
-        """
-        with ExitStack() as stack:
-            with suppress(FileNotFoundError):
-                lock = stack.enter_context((self.path / _LOCK).open("a"))
-                fcntl.flock(lock, fcntl.LOCK_EX)  # the system takes it from a process that dies
-            yield
+    def _enter(self) -> IO[str]:
+        lock = self.path / _LOCK
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                held = lock.open("a")
+                _lock(held, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(held.fileno()), lock.stat()):
+                    return held
+                held.close()
+            except FileNotFoundError:
+                pass  # another process has just finished, and took the folder away
+
+    def _claim(self, about: object, fresh: bool) -> None:
+        manifest = self.path / _MANIFEST
+        if manifest.exists():
+            try:
+                if json.loads(manifest.read_text()) == about:
+                    return
+            except ValueError:
+                pass  # damaged: of no job that could go on
+            if self._chunks() and not fresh:
+                raise ValueError(f"{self.path} holds parts of another job; remove it, or pass --overwrite")
+            if not _lock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                raise ValueError(f"{self.path} is in use: another job of this name is being rendered")
+            for path in self.path.iterdir():
+                if path.name != _LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _lock(self._held, fcntl.LOCK_SH)
+        unfinished = beside(manifest)
+        unfinished.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(unfinished, manifest)
+
+    def _chunks(self) -> bool:
+        return any(path.name[:6].isdecimal() for path in self.path.iterdir())
 
     def chunk(self, index: int) -> Path:
         """Where a chunk is, once it is whole."""
         return self.path / f"{index:06d}{'' if self.job.format == 'png' else '.' + self.job.format}"
 
     def remove(self) -> None:
-        """Take the folder away: at once, so that nobody takes a part of it for the whole."""
-        gone = beside(self.path)
-        with suppress(FileNotFoundError):  # another shard was faster
-            os.replace(self.path, gone)
-        shutil.rmtree(gone, ignore_errors=True)  # network disks keep a file that another process has open
+        """Take the folder away."""
+        shutil.rmtree(self.path)
 
     def _inputs(self) -> dict[str, str]:
         job = self.job
@@ -161,6 +211,16 @@ class JobFolder:
             sorted(path for path in Path(job.avatar).iterdir() if path.is_file()) if Path(job.avatar).is_dir() else []
         )
         return {name: fingerprint([path]) for name, path in files.items()} | {"avatar": fingerprint(avatar)}
+
+
+def _lock(held: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(held, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems have no locks
+    return True
 
 
 def fingerprint(files: list[Path]) -> str:

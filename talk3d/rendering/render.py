@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,10 +74,9 @@ def render(
     if not 1 <= part <= parts:
         raise ValueError(f"a shard is i/n with i from 1 to n, got {part}/{parts}")
     out = Path(job.out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; pass --overwrite to replace it")
+    job.require_free(overwrite=overwrite)
     if not Path(job.audio).is_file():
-        raise ValueError(f"{job.audio} does not exist")
+        raise ValueError(f"{job.audio} {'is a folder, not a sound' if Path(job.audio).is_dir() else 'does not exist'}")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out.absolute().parent} is no folder")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,12 +85,16 @@ def render(
     avatar = loaded.bake(getattr(torch, job.precision), device=device)
     renderer = _renderer(job, avatar)
     folder = JobFolder(job)
-    folder.open(fresh=overwrite)
-    try:
-        features = _features(avatar, folder)
-    except ValueError:
-        folder.remove()  # what cannot be heard will not be rendered
-        raise
+    with folder.opened(fresh=overwrite):
+        job.require_free(overwrite=overwrite)  # another process may have finished it meanwhile
+        return _chunk_by_chunk(job, renderer, folder, shard, progress)
+
+
+def _chunk_by_chunk(
+    job: RenderJob, renderer: Renderer, folder: JobFolder, shard: tuple[int, int], progress: Progress
+) -> Rendered:
+    part, parts = shard
+    features = _features(renderer.avatar, folder)
     chunks = -(-len(features) // job.chunk)
     mine = range(part - 1, chunks, parts)
     total = sum(len(_frames(job, len(features), index)) for index in mine)
@@ -112,11 +114,11 @@ def render(
     missing = [index for index in range(chunks) if not folder.chunk(index).exists()]
     if missing:
         return Rendered(len(features), chunks, len(missing), None)
-    with folder.alone():
-        if folder.begun:  # else another shard found all chunks at the same time, and has joined them
-            _finish(job, [folder.chunk(index) for index in range(chunks)], len(features))
+    with folder.alone() as unfinished:
+        if unfinished:
+            _finish(job, folder, [folder.chunk(index) for index in range(chunks)], len(features))
             folder.remove()
-    return Rendered(len(features), chunks, 0, out)
+    return Rendered(len(features), chunks, 0, Path(job.out))
 
 
 def render_chunk(
@@ -231,28 +233,17 @@ def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path,
     os.replace(unfinished, out)
 
 
-def _finish(job: RenderJob, chunks: list[Path], frames: int) -> None:
-    out = Path(job.out)
+def _finish(job: RenderJob, folder: JobFolder, chunks: list[Path], frames: int) -> None:
+    """Join the chunks in their folder, and rename: what is there already goes when the new one is whole."""
+    out, joined = Path(job.out).absolute(), folder.path / f"joined{Path(job.out).suffix}"
     if job.format != "png":
-        join(chunks, Path(job.audio), frames, out)
+        join(chunks, Path(job.audio), frames, joined)
+        os.replace(joined, out)
         return
-    unfinished = beside(out.absolute())
-    unfinished.mkdir()
-    try:
-        for chunk in chunks:
-            for picture in sorted(chunk.iterdir()):
-                _linked(picture, unfinished / picture.name)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(unfinished, out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-def _linked(file: Path, name: Path) -> None:
-    """Give a file a second name: the first one stays, for whoever is killed before the last file has its own."""
-    try:
-        os.link(file, name)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, name)
+    joined.mkdir(exist_ok=True)  # if it is there, a run was killed while it did this; what it had moved is in it
+    for chunk in chunks:
+        for picture in sorted(chunk.iterdir()):
+            os.replace(picture, joined / picture.name)
+    if out.exists():
+        os.replace(out, folder.path / "replaced")
+    os.replace(joined, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Protocol
@@ -59,14 +60,19 @@ def show_render(options: Options) -> None:
         TextColumn("to go"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=options.json) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=options.json) as bar:
         task = bar.add_task("rendering", total=None)
-        found = render(
-            job,
-            shard=_shard(options.shard),
-            overwrite=options.overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        try:
+            found = render(
+                job,
+                shard=_shard(options.shard),
+                overwrite=options.overwrite,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            print("talk3d: stopped; the same command goes on after the last whole chunk", file=sys.stderr)
+            raise
     if options.json:
         print(json.dumps(asdict(found), default=str, indent=2))
     else:

@@ -53,14 +53,14 @@ class SegmentWriter:
         stream.pix_fmt = "yuva444p10le" if alpha else "yuv420p"
         stream.codec_context.thread_count = _THREADS
         stream.options = dict(_PRORES if alpha else _X264)
-        self._stream, self._count, self._format = stream, 0, "rgba" if alpha else "rgb24"
+        self._stream, self._count = stream, 0
 
     def write(self, picture: NDArray[np.uint8]) -> None:
-        """Encode a picture ``[H, W, 3]``, or ``[H, W, 4]`` for ``.mov``."""
+        """Encode a picture ``[H, W, 3]``, or ``[H, W, 4]`` where ``.mov`` shall be transparent."""
         import av
 
         with annotate("io.encode"):
-            frame = av.VideoFrame.from_ndarray(picture, format=self._format)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba" if picture.shape[2] == 4 else "rgb24")
             frame.pts, frame.time_base = self._count, Fraction(1, FPS)
             self._count += 1
             self._container.mux(self._stream.encode(frame))

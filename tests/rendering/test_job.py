@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,46 +24,16 @@ def test_processes_of_one_number_write_to_different_files(monkeypatch, tmp_path)
     assert all(name.parent == tmp_path and name.suffix == ".npy" and name.name.startswith(".") for name in names)
 
 
-def test_one_is_alone(job):
-    folder = JobFolder(job)
-    folder.open()
-    (lock,) = folder.path.glob(".*")
-    with folder.alone(), lock.open() as other, pytest.raises(BlockingIOError):
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with folder.alone():  # again
-        pass
-
-
-def test_two_shards_that_find_all_chunks_join_them_once(job, monkeypatch):
-    """Between this one's last chunk and its turn to join, another one joins."""
-    render(job, shard=(1, 2))
-    real, calls = JobFolder.alone, []
-
-    @contextmanager
-    def late(self):
-        calls.append(self)
-        if len(calls) == 2:  # the first is to open the folder
-            monkeypatch.undo()
-            assert render(job, shard=(1, 2)).out == Path(job.out)
-        with real(self):
-            yield
-
-    monkeypatch.setattr(JobFolder, "alone", late)
-    assert render(job, shard=(2, 2)).out == Path(job.out)
-    assert len(calls) == 2
-    assert sorted(path.name for path in Path(job.out).parent.glob("*ada.mp4*")) == ["ada.mp4"]
-
-
-def test_shards_that_overwrite_do_not_remove_each_others_chunks(job, folder, write_speech, tmp_path):
+def test_shards_that_overwrite_do_not_remove_each_others_chunks(job, write_speech, tmp_path):
     """Both find the parts of another job; the second looks when the first has begun its own."""
     render(job, shard=(1, 2))
     other = RenderJob(**{**vars(job), "audio": str(write_speech(tmp_path / "other.wav", 0.5, 44100))})
     first, second = JobFolder(other), JobFolder(other)
-    first.open(fresh=True)
-    assert not list(first.path.glob("*.mp4"))
-    first.chunk(0).write_bytes(b"")
-    second.open(fresh=True)
-    assert first.chunk(0).exists()
+    with first.opened(fresh=True):
+        assert not list(first.path.glob("*.mp4"))
+        first.chunk(0).write_bytes(b"")
+        with second.opened(fresh=True):
+            assert first.chunk(0).exists()
 
 
 def test_killed_while_pictures_are_joined_it_loses_none(job, tmp_path, monkeypatch):
