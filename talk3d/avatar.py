@@ -27,7 +27,7 @@ from talk3d.motion import FPS, Motion, imagine, ping_pong
 from talk3d.ops.triplane import Axes
 from talk3d.profiling import annotate
 from talk3d.weights.convert import convert
-from talk3d.weights.load import fact, filled, filled_driver, load_driver, load_generator, load_latent
+from talk3d.weights.load import described, fact, filled, filled_driver, load_driver, load_generator, load_latent
 from talk3d.weights.store import Weights, read_weights, write_weights
 
 __all__ = ["Avatar", "BakedAvatar", "convert_avatar"]
@@ -106,17 +106,25 @@ class Avatar(nn.Module):
         if driver is not None or w is not None:
             raise ValueError(f"{folder} is a whole {weights.kind}: a driver or a latent goes with a generator")
         weights = read_weights(folder, "avatar")
-        identity = filled(Identity(SceneConfig.from_dict(fact(folder, weights, "scene"))), weights, "identity", folder)
+        scene = fact(folder, weights, "scene")
+        with described(folder):
+            made = Identity(SceneConfig.from_dict(scene))
+        identity = filled(made, weights, "identity", folder)
         moved = filled_driver(weights, folder) if "networks" in weights.facts else None
         motion = weights.parts.get("motion")
         if motion is not None and motion.keys() != set(Motion._fields):
             raise ValueError(f"{folder / 'motion.safetensors'} is damaged: it holds {', '.join(sorted(motion))}")
+        if motion is not None and (reason := Motion(**motion).damage()):
+            raise ValueError(f"{folder / 'motion.safetensors'} is damaged: {reason}")
+        plate = weights.parts.get("plate", {}).get("plate")
+        if "plate" in weights.parts and (plate is None or plate.dtype != torch.uint8 or not _is_picture(plate)):
+            raise ValueError(f"{folder / 'plate.safetensors'} is damaged: it holds no picture [H, W, 3] of bytes")
         return cls(
             identity,
             moved,
             fact(folder, weights, "facts"),
             motion=None if motion is None else Motion(**motion),
-            plate=weights.parts.get("plate", {}).get("plate"),
+            plate=plate,
         ).eval()
 
     def save(self, folder: Path | str) -> None:
@@ -197,6 +205,10 @@ class BakedAvatar(Baked):
 
         if "features" not in self.facts:
             raise ValueError("this avatar does not say which speech features it listens to")
+        try:
+            wanted = FeaturesInfo(**self.facts["features"])
+        except TypeError:
+            raise ValueError("this avatar is damaged: what it says of its speech features cannot be read") from None
         with tempfile.TemporaryDirectory() as folder:
             wav = Path(folder, "speech.wav")
             with annotate("io.load"):
@@ -207,7 +219,7 @@ class BakedAvatar(Baked):
                 raise ValueError(f"{audio} is too short: {1000 * sound.seconds:.0f} ms, and one frame takes 40 ms")
             frames = math.ceil(sound.seconds * FPS - 1e-6)
             with annotate("audio.features"):
-                encode_speech(wav, out, frames, like=FeaturesInfo(**self.facts["features"]))
+                encode_speech(wav, out, frames, like=wanted)
         return frames
 
     def render(
@@ -276,6 +288,10 @@ class BakedAvatar(Baked):
         assert self.plate is not None
         assert self.motion is not None
         return Backdrop(self.plate, self.motion.crops, self.side)
+
+
+def _is_picture(plate: Tensor) -> bool:
+    return plate.ndim == 3 and plate.shape[2] == 3 and plate.numel() > 0
 
 
 def convert_avatar(

@@ -30,6 +30,9 @@ _BLINK = (0.4, 1.0, 1.0, 0.7, 0.35, 0.1)  # a sixth of a second down and up: eye
 _BLINK_EVERY = 4.1  # seconds, give or take one
 
 
+_SHAPES = {"cameras": (25,), "angles": (3,), "blink": (), "landmarks": (3, 2), "crops": (2, 3)}  # of a frame
+
+
 class Motion(NamedTuple):
     """Frames of a head that moves, 25 a second.
 
@@ -47,6 +50,19 @@ class Motion(NamedTuple):
     blink: Float[Tensor, " frame"]
     landmarks: Float[Tensor, "frame 3 2"]
     crops: Float[Tensor, "frame 2 3"]
+
+    def damage(self) -> str | None:
+        """What is wrong with numbers that come from a file, or None."""
+        count = len(self.blink) if self.blink.ndim else 0
+        for name, part in self._asdict().items():
+            wanted = (count, *_SHAPES[name])
+            if not count or tuple(part.shape) != wanted or not part.is_floating_point():
+                return f"{name} must be of a floating type and of shape {list(wanted)}, got {list(part.shape)}"
+            if not part.isfinite().all():
+                return f"{name} has numbers that are not finite"
+        if not (torch.linalg.det(self.crops[:, :, :2]).abs() > 0).all():
+            return "crops has a matrix that cannot be inverted"
+        return None
 
     def at(self, frames: Sequence[int] | Int[Tensor, " frame"]) -> Motion:
         """Choose frames."""

@@ -144,7 +144,7 @@ class TestDamage:
 
     def test_another_kind(self, folder, tmp_path):
         write_weights(Weights("latent", {"latent": {"w": torch.zeros(3)}}, {}), tmp_path / "w")
-        with pytest.raises(ValueError, match="holds the weights of a latent, not of a avatar"):
+        with pytest.raises(ValueError, match="holds the weights of a latent, not of an avatar"):
             talk3d.Avatar.load(tmp_path / "w")
         with pytest.raises(ValueError, match="is a whole avatar"):
             talk3d.Avatar.load(folder, w=torch.zeros(8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,8 @@ def encode_speech(
     if like is not None:
         if like.name == "imported":
             raise ValueError("features that were imported cannot be made for other speech; import those, too")
+        if like.name not in get_args(Encoder):
+            raise ValueError(f"speech features are one of {', '.join(get_args(Encoder))}, not {like.name!r}")
         encoder, model = like.name, like.model  # type: ignore[assignment]
     pieces = logmel.log_mel(wav) if encoder == "logmel" else pretrained.encode(wav, encoder, model)
     raw = out.with_name(f".{out.name}.steps")

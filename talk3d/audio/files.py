@@ -55,7 +55,7 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
         What was there; None if the file has no sound.
 
     Raises:
-        ValueError: If the file cannot be read at all.
+        ValueError: If the file cannot be read at all, or has samples that are not finite.
     """
     import av
     import soundfile  # datasets are read where it is not installed
@@ -65,7 +65,9 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
             return None
         stream = container.streams.audio[0]
         sound = _Writer(wav, None if seconds is None else round(seconds * RATE))
-        resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=RATE)
+        # packed: av reads beyond the planes of 8 channels and more
+        resampler = av.AudioResampler(format="flt", layout=stream.codec_context.layout, rate=RATE)
+        channels = stream.codec_context.channels
         broken = False
         first = True
         try:
@@ -74,21 +76,23 @@ def decode_sound(path: Path, out: Path, *, start: float = 0.0, seconds: float | 
                     sound.skip(round(((frame.time or 0.0) - start) * RATE))
                     first = False
                 for part in resampler.resample(frame):
-                    sound.write(part.to_ndarray().mean(0))
+                    sound.write(part.to_ndarray().reshape(-1, channels).mean(1))
                 if sound.full:
                     break
             else:
                 for part in resampler.resample(None):
-                    sound.write(part.to_ndarray().mean(0))
+                    sound.write(part.to_ndarray().reshape(-1, channels).mean(1))
         except av.error.FFmpegError:
             broken = True
+        if not np.isfinite(sound.energy):
+            raise ValueError(f"{path} has samples that are not finite numbers")
         sound.finish()
         ends = float(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0)) - start
         return Sound(
             seconds=sound.heard / RATE,
             loudness=float(10 * np.log10(max(sound.energy / max(sound.heard, 1), 1e-12))),
             rate=stream.codec_context.sample_rate,
-            channels=stream.codec_context.channels,
+            channels=channels,
             broken=broken,
             more=max(ends - sound.written / RATE, 0.0),
         )

@@ -18,6 +18,7 @@ __all__ = ["Decoder", "RenderOptions", "Rendered", "render_rays"]
 Decoder = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # importance sampling smooths over neighbours and drops both ends: four coarse samples leave one bin
+_MOST_SAMPLES = 2**15  # of a ray, which kernels count in 32 bits
 _FEWEST_COARSE_FOR_FINE = 4
 
 
@@ -64,6 +65,8 @@ class RenderOptions:
             raise ValueError(f"near must be less than far, and both finite, got {self.near} and {self.far}")
         if self.disparity and self.near != "auto" and not self.near > 0:
             raise ValueError(f"near must be positive with disparity spacing, got {self.near}")
+        if self.coarse + self.fine > _MOST_SAMPLES:
+            raise ValueError(f"coarse and fine must not exceed {_MOST_SAMPLES}, got {self.coarse} and {self.fine}")
         if self.coarse < 2 or self.fine < 0 or (self.fine and self.coarse < _FEWEST_COARSE_FOR_FINE):
             raise ValueError(
                 f"coarse must be at least 2 ({_FEWEST_COARSE_FOR_FINE} with fine samples) and fine at least 0, "

@@ -72,15 +72,17 @@ def _pair(spec: str, text: str) -> tuple[float, float]:
 def _from_file(path: Path, config: SceneConfig) -> CameraPath:
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, ValueError):
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (RecursionError, ValueError):
         raise ValueError(f"{path} is not JSON") from None
     if isinstance(found, dict) and "cameras" in found:
         vectors = _numbers(path, "cameras", found["cameras"], width=25)
         return lambda frames, motion: vectors[[frame % len(vectors) for frame in frames]].float()
     if not isinstance(found, dict) or not isinstance(found.get("keyframes"), list):
         raise ValueError(f"{path} has neither keyframes nor cameras")
+    if not all(isinstance(key, dict) for key in found["keyframes"]):
+        raise ValueError(f"{path}: each of its keyframes must be an object with time, yaw, pitch")
     rows = [[key.get(name, 0.0) for name in ("time", "yaw", "pitch", "roll")] for key in found["keyframes"]]
     times, *turns = _numbers(path, "keyframes", rows, width=4).T.numpy()
     if (np.diff(times) <= 0).any():
@@ -102,11 +104,11 @@ def _from_file(path: Path, config: SceneConfig) -> CameraPath:
 def _numbers(path: Path, name: str, rows: object, width: int) -> Float[Tensor, "row width"]:
     try:
         found = torch.tensor(rows, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (OverflowError, TypeError, ValueError, RuntimeError):
         raise ValueError(f"{path}: its {name} are not numbers") from None
     if found.ndim != 2 or found.shape[1] != width or not len(found):
         raise ValueError(f"{path}: its {name} must be rows of {width} numbers")
-    if not found.isfinite().all():
+    if not found.float().isfinite().all():
         raise ValueError(f"{path}: its {name} have a number that is not finite")
     return found
 

@@ -125,6 +125,11 @@ def _plate(background: str, side: int) -> Tensor:
             raise ValueError(f"a colour is # and six hexadecimal digits, not {background!r}")
         rgb = torch.tensor(list(bytes.fromhex(digits)), dtype=torch.uint8)
         return signed(rgb[None, None])[None]
+    if not Path(background).is_file():
+        raise ValueError(
+            f"{background!r} cannot be read as a picture: there is no such file; a background is keep, transparent, "
+            "a colour #rrggbb or a picture"
+        )
     try:
         picture = Image.open(Path(background)).convert("RGB")
     except OSError as error:

@@ -67,7 +67,7 @@ class Fit:
         try:
             result = fit(self.data, self.out, settings, resume=self.resume, quiet=self.json)
         except KeyboardInterrupt as stop:
-            print(f"talk3d: {stop}", file=sys.stderr)
+            print(f"talk3d: {str(stop) or 'stopped before the first step'}", file=sys.stderr)
             raise
         if self.json:
             print(json.dumps(result, indent=2))

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from talk3d.training.config import FitConfig
 
-__all__ = ["CONFIG", "changes", "from_dict", "read_config", "run_folder", "to_dict", "write_config"]
+__all__ = ["CONFIG", "changes", "from_dict", "leaves", "read_config", "run_folder", "to_dict", "write_config"]
 
 CONFIG = "config.toml"  # in a run's folder
 
@@ -68,14 +68,15 @@ def write_config(config: FitConfig, path: Path) -> None:
 
 def changes(before: FitConfig, after: FitConfig) -> list[str]:
     """Names of the settings that differ, such as ``"driver.batch"``."""
-    old, new = _leaves(asdict(before)), _leaves(asdict(after))
+    old, new = leaves(asdict(before)), leaves(asdict(after))
     return [name for name in old if old[name] != new[name]]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary, with names such as ``"driver.batch"``."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
 
 

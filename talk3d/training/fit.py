@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from talk3d.models.superresolution import VARIANTS
 from talk3d.motion import Motion
 from talk3d.training.cameras import CameraTrack
 from talk3d.training.config import FitConfig
+from talk3d.training.config_check import check
 from talk3d.training.config_file import CONFIG, changes, read_config, run_folder, to_dict, write_config
 from talk3d.training.driver import DriverStage
 from talk3d.training.identity import IdentityStage
@@ -74,27 +77,29 @@ def fit(
         OSError: If something cannot be written.
     """
     start = time.monotonic()
+    check(config)
     dataset = Dataset(data)
     device, folder = _device(config), run_folder(out)
     team = join(device)
-    if team.leads:
-        generator = _generator(config, folder)  # before a run begins that could not go on
-        _open(dataset, out, config, resume=resume)
-    team.wait()
-    if not team.leads:
-        generator = _generator(config, folder)
-    torch.manual_seed(config.seed)
-    context = _context(dataset, config, device, generator)
-    perceptual = Perceptual(config.run.lpips).to(device)
-    judges = Judges(config.run, config.driver.losses, context.targets)
-    driver = DriverStage(context, perceptual, judges)
-    prior = None if generator is None else Prior(generator, context.targets, config.prior.frames)
-    make = identity_stages or (_identity_stages if prior is None else partial(prior_stages, prior, perceptual))
-    stages: list[Stage] = [*make(context), driver]
-    if config.superresolution.steps:
-        stages.append(SuperResolutionStage(context, driver.average, trained=prior is not None))
-    recorder = Recorder(folder, quiet=quiet) if team.leads else Silent(folder)
-    team.mine(config.parts)  # or a sentence
+    with _withdrawn_on_failure(folder, mine=team.leads and not folder.exists()):
+        if team.leads:
+            generator = _generator(config, folder)  # before a run begins that could not go on
+            _open(dataset, out, config, resume=resume)
+        team.wait()
+        if not team.leads:
+            generator = _generator(config, folder)
+        torch.manual_seed(config.seed)
+        context = _context(dataset, config, device, generator)
+        perceptual = Perceptual(config.run.lpips).to(device)
+        judges = Judges(config.run, config.driver.losses, context.targets)
+        driver = DriverStage(context, perceptual, judges)
+        prior = None if generator is None else Prior(generator, context.targets, config.prior.frames)
+        make = identity_stages or (_identity_stages if prior is None else partial(prior_stages, prior, perceptual))
+        stages: list[Stage] = [*make(context), driver]
+        if config.superresolution.steps:
+            stages.append(SuperResolutionStage(context, driver.average, trained=prior is not None))
+        recorder = Recorder(folder, quiet=quiet) if team.leads else Silent(folder)
+        team.mine(config.parts)  # or a sentence
     recorder.say(f"{data}: {len(dataset)} frames; on {_name(device)}; pictures and checkpoints are in {folder}")
     for note in (perceptual.note, *judges.notes, *(prior.notes if prior else ())):
         recorder.say(note)
@@ -123,6 +128,17 @@ def fit(
     team.leave()
     recorder.say(f"{out}: done")
     return {"avatar": str(out), "run": str(folder), "device": str(device), **summary}
+
+
+@contextmanager
+def _withdrawn_on_failure(folder: Path, *, mine: bool) -> Iterator[None]:
+    """A run that could not begin leaves nothing that stands in the way of the next."""
+    try:
+        yield
+    except BaseException:
+        if mine:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _generator(config: FitConfig, folder: Path) -> TriPlaneGenerator | None:

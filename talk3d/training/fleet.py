@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -64,9 +65,14 @@ def read_identities(path: Path) -> list[Identity]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no list of datasets and avatars: it is not text") from None
     found: list[Identity] = []
     for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
+        try:
+            words = shlex.split(line, comments=True)  # names with spaces stand in quotes
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
         if not words:
             continue
         if len(words) != 2:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from talk3d.models.driver import Driver
 from talk3d.models.generator import GeneratorConfig, TriPlaneGenerator
-from talk3d.weights.store import Weights, read_weights
+from talk3d.weights.store import FILE, Weights, read_weights
 
-__all__ = ["fact", "filled", "filled_driver", "load_driver", "load_generator", "load_latent"]
+__all__ = ["described", "fact", "filled", "filled_driver", "load_driver", "load_generator", "load_latent"]
+
+_SHOWN = 300  # characters of a list of names that may be long
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -24,8 +27,10 @@ def load_generator(folder: Path) -> TriPlaneGenerator:
         ValueError: If the folder holds no generator, or is damaged.
     """
     weights = read_weights(folder, "generator")
-    config = GeneratorConfig.from_dict(fact(folder, weights, "config"))
-    return filled(TriPlaneGenerator(config), weights, "generator", folder)
+    config = fact(folder, weights, "config")
+    with described(folder):
+        network = TriPlaneGenerator(GeneratorConfig.from_dict(config))
+    return filled(network, weights, "generator", folder)
 
 
 def load_driver(folder: Path) -> Driver:
@@ -53,13 +58,22 @@ def load_latent(folder: Path) -> Tensor:
 
 def filled_driver(weights: Weights, folder: Path) -> Driver:
     """Make the driver whose parts are among these weights."""
-    try:
-        driver = Driver.from_options(fact(folder, weights, "networks"))
-    except ValueError as error:
-        raise ValueError(f"{folder} is damaged: {error}") from error
+    options = fact(folder, weights, "networks")
+    with described(folder):
+        driver = Driver.from_options(options)
     for part, network in driver.named_children():
         filled(network, weights, part, folder)
     return driver.eval().requires_grad_(False)
+
+
+@contextmanager
+def described(folder: Path) -> Iterator[None]:
+    """What goes wrong while networks of described sizes are made is the fault of the description."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # torch adds a trace of its C++
+        raise ValueError(f"{folder / FILE} is damaged: {reason}") from error
 
 
 def fact(folder: Path, weights: Weights, name: str) -> Mapping[str, Any]:
@@ -76,5 +90,10 @@ def filled(network: Network, weights: Weights, part: str, folder: Path) -> Netwo
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{folder / part}.safetensors is another network's: {error}") from None
+        reason = "; ".join(line.strip().rstrip(".") for line in str(error).splitlines()[1:3])
+        shown = reason if len(reason) < _SHOWN else f"{reason[:_SHOWN]} ..."
+        raise ValueError(f"{folder / part}.safetensors is another network's: {shown}") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{folder / part}.safetensors is damaged: {name} has numbers that are not finite")
     return network.eval().requires_grad_(False)

@@ -70,9 +70,9 @@ def read_weights(folder: Path, kind: str | None = None) -> Weights:
     """
     try:
         about = json.loads((folder / FILE).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ValueError(f"{folder} holds no weights: it has no {FILE}") from None
-    except ValueError:
+    except (RecursionError, ValueError):
         raise ValueError(f"{folder / FILE} is damaged: it is not JSON") from None
     if not isinstance(about, dict) or about.pop("format", None) != "talk3d":
         raise ValueError(f"{folder / FILE} does not describe weights of talk3d")
@@ -80,16 +80,20 @@ def read_weights(folder: Path, kind: str | None = None) -> Weights:
     if version != VERSION:
         raise ValueError(f"{folder} is of version {version}, and this talk3d reads version {VERSION}")
     if kind not in (None, found):
-        raise ValueError(f"{folder} holds the weights of a {found}, not of a {kind}")
+        raise ValueError(f"{folder} holds the weights of {_a(found)}, not of {_a(kind)}")
     if not isinstance(parts, list) or not all(isinstance(part, str) and part.isidentifier() for part in parts):
         raise ValueError(f"{folder / FILE} is damaged: its parts are not names")
     return Weights(found, {part: _load(folder / f"{part}.safetensors") for part in parts}, about)
 
 
+def _a(kind: object) -> str:
+    return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
+
+
 def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short: {error}") from None

@@ -9,7 +9,8 @@ import pytest
 
 from talk3d.models.superresolution import VARIANTS
 from talk3d.training.command import fit_defaults
-from talk3d.training.config import PRESETS, FitConfig, RunConfig, Term
+from talk3d.training.config import PRESETS, FitConfig, IdentityStageConfig, ModelConfig, RunConfig, Term
+from talk3d.training.config_check import check
 from talk3d.training.config_file import CONFIG, changes, from_dict, read_config, run_folder, to_dict, write_config
 
 
@@ -94,3 +95,12 @@ class TestCommand:
         run_folder(tmp_path / "ada").mkdir()
         write_config(mine, run_folder(tmp_path / "ada") / CONFIG)
         assert fit_defaults(["fit", "data", "--out", str(tmp_path / "ada"), "--resume"]).settings == mine
+
+
+@pytest.mark.parametrize(
+    "part", [{"model": ModelConfig(view=0)}, {"identity": IdentityStageConfig(plane_rate=float("nan"))}, {"parts": 0}]
+)
+def test_numbers_that_no_run_can_have(part):
+    check(FitConfig())
+    with pytest.raises(ValueError, match=r"must be (finite|from 1 to)"):
+        check(FitConfig(**part))
