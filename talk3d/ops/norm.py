@@ -44,7 +44,7 @@ def group_norm_act(
         ValueError: On wrong shapes, types, devices or options; with the name and shape of the argument.
 
     Note:
-        Not differentiable: :class:`talk3d.nn.PlaneGroupNorm` is, and is what networks train with.
+        Not differentiable: :class:`talk3d.nn.planes.PlaneGroupNorm` is, and is what networks train with.
 
     Example:
         >>> x, ones = torch.tensor([[[[1.0, 3.0]]]]), torch.ones(1, 1)
@@ -80,7 +80,7 @@ _forward = Operator(
     " -> Tensor",
     fake=_fake,
 )
-_forward.refuse_derivative("it is for inference; networks train with talk3d.nn.PlaneGroupNorm")
+_forward.refuse_derivative("it is for inference; networks train with talk3d.nn.planes.PlaneGroupNorm")
 
 
 def _triton(x: Tensor, bias: Tensor | None, weight: Tensor, *_: object) -> str | None:
