@@ -72,7 +72,7 @@ def render_trips(compiled: Compiled) -> list[int] | None:
     # the two that multiply matrices tell whether these are the loops
     matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
     fragments = matrix[0] - 2 if matrix else 0
-    quantiles = len(compiled.loops) - fragments - 14  # two loops, which compilers double or not
+    quantiles = len(compiled.loops) - fragments - 16  # two loops, which compilers double or not
     found = [
         *(2, *[1] * (fragments - 1)),  # the decoder's fragments
         *(0, COARSE // 2),  # coarse depths, in disparity or not
@@ -81,9 +81,10 @@ def render_trips(compiled: Compiled) -> list[int] | None:
         *(bins // 4, bins % 4),  # the cumulative distribution
         *[0] * quantiles,  # quantiles that are given are sorted, and used
         *(FINE // 2, FINE // 2 * steps),  # fine depths; the search in the distribution
-        FINE // 2,  # to the rows
+        *(FINE // 2 % 4, FINE // 8),  # to the rows
         *(half // 4, half % 4),  # merged
-        *(0, (COARSE + FINE) // 2),  # coarse depths alone, all depths
+        *((COARSE + FINE) // 2 % 4, (COARSE + FINE) // 8),  # all depths
+        0,  # coarse depths alone
         (COARSE + FINE) // 2,  # all samples, in pairs
     ]
     return found if quantiles in (2, 4) and matrix == [fragments + 2, len(found) - 1] else None

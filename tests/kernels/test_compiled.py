@@ -58,7 +58,7 @@ def test_spills_and_grows_no_more(counted):
 @pytest.mark.parametrize(
     ("kernel", "most"),
     [
-        ("render_rays, 3 planes of 16 bits", 41),
+        ("render_rays, 3 planes of 16 bits", 40),
         ("render_rays, 3 planes of float32", 100),
         ("render_rays_backward, 3 planes of 16 bits", 121),
         ("render_rays_backward, 3 planes of float32", 196),
