@@ -1,21 +1,26 @@
 """Counts of the compiled CUDA kernels: registers, spills, loops, executed instructions and MUFU operations per sample.
 
-    python benchmarks/compiled.py [LIBRARY OR CUBIN]      # the library that is installed, by default
+    python benchmarks/compiled.py                         # compiles csrc/cuda for every architecture with nvcc
+    python benchmarks/compiled.py LIBRARY OR CUBIN
 
 writes ``results/kernels.csv`` and prints it. No GPU is needed, and nothing here is a time: on a GPU the kernels are
 bound by how fast instructions issue, and this is how many there are.
 
 A kernel's instructions are counted in its loops, all of them, and a loop's body whole, both sides of its branches
 included: an upper bound of what runs once, times how often it runs. ``render_rays`` is counted at 48 + 48 samples a ray
-and ``min_weight`` 0, for each sample of each ray.
+and ``min_weight`` 0, for each sample of each ray, and its backward where every sample has a gradient. Of
+``sample_triplane`` a sample is a point, of what packs planes a texel: 32 channels, with the code outside of loops.
+Where nothing is said of a sample, that depends on how many there are.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,14 +29,19 @@ import sass
 from sass import Compiled
 
 RESULTS = Path(__file__).parent / "results" / "kernels.csv"
+SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
+DEFINED = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA=1"]  # as in setup.py
 COARSE = FINE = 48
 RAYS_PER_WARP = 16
+# of the texels' sums of two tiles, on three planes: turned by 0.4, samples evenly spread (benchmarks/texel_sums.py)
+PRODUCTS, STRIPS = 10, 3
+ARCHS = (80, 86, 89, 90, 100, 120)
 COLUMNS = (
     *("kernel", "arch", "registers", "spilled_bytes", "shared_bytes"),
     *("loops", "main_loops", "instructions_per_sample", "mufu_per_sample"),
 )
 
-Trips = Callable[[Compiled], Sequence[int] | None]
+Trips = Callable[[Compiled], Sequence[float] | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Kernel:
         shared: Bytes of its dynamic shared memory.
         trips: How often each of its loops runs in a warp, in their order; None where the compiler made other loops.
         samples: How many samples a warp renders meanwhile.
+        whole: Whether code outside of loops counts.
     """
 
     name: str
@@ -51,6 +62,7 @@ class Kernel:
     shared: int = 0
     trips: Trips = lambda compiled: None
     samples: int = 1
+    whole: bool = False
 
 
 def render_trips(compiled: Compiled) -> list[int] | None:
@@ -60,20 +72,22 @@ def render_trips(compiled: Compiled) -> list[int] | None:
     # the two that multiply matrices tell whether these are the loops
     matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
     fragments = matrix[0] - 2 if matrix else 0
+    quantiles = len(compiled.loops) - fragments - 16  # two loops, which compilers double or not
     found = [
         *(2, *[1] * (fragments - 1)),  # the decoder's fragments
         *(0, COARSE // 2),  # coarse depths, in disparity or not
         COARSE // 2,  # coarse samples, in pairs
         steps - 1,  # the first step of a search
         *(bins // 4, bins % 4),  # the cumulative distribution
-        *(0, 0, 0, 0),  # quantiles that are given are sorted, and used
+        *[0] * quantiles,  # quantiles that are given are sorted, and used
         *(FINE // 2, FINE // 2 * steps),  # fine depths; the search in the distribution
-        FINE // 2,  # to the rows
+        *(FINE // 2 % 4, FINE // 8),  # to the rows
         *(half // 4, half % 4),  # merged
-        *(0, (COARSE + FINE) // 2),  # coarse depths alone, all depths
+        *((COARSE + FINE) // 2 % 4, (COARSE + FINE) // 8),  # all depths
+        0,  # coarse depths alone
         (COARSE + FINE) // 2,  # all samples, in pairs
     ]
-    return found if len(compiled.loops) == len(found) and matrix == [fragments + 2, len(found) - 1] else None
+    return found if quantiles in (2, 4) and matrix == [fragments + 2, len(found) - 1] else None
 
 
 TYPES = {"of 16 bits": "HalfField", "of float32": "FloatField"}
@@ -105,23 +119,41 @@ def _render(planes: int, texels: str) -> Kernel:
     )
 
 
-def backward_trips(compiled: Compiled) -> list[int] | None:
+def backward_trips(compiled: Compiled, planes: int, wanted: str) -> list[float] | None:
     """Loops of ``csrc/cuda/volume_backward.h``, where every sample has a gradient."""
     samples = COARSE + FINE
-    intervals = samples - 1
-    matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
-    if len(matrix) != 2:
+    pairs, intervals = samples // 2, samples - 1
+    loops = compiled.loops
+    matrix = [k for k, loop in enumerate(loops) if loop.count("HMMA")]
+    if len(matrix) not in (2, 3):
         return None
+    first, second, *products = matrix
     # what the march lets through is summed up in one loop, or in one that is unrolled and one for the rest
-    march = [intervals // 4, intervals % 4] if matrix[1] - matrix[0] == 5 else [intervals]
+    marches = [loop for loop in loops[first + 1 : second - 1] if loop.count("F")]
+    clears = [loop for loop in loops[first + 1 : second - 1] if not loop.count("F")]
+    march = [intervals // 4, intervals % 4] if len(marches) == 3 else [intervals]
+    # the decoder's sums of a warp are cleared by so many stores: the most in the last loop
+    clear = [max(DECODER_SUMS // 32 // max(loop.count("STS"), 1), 1) for loop in clears[-1:]]
     found = [
-        *[2] * matrix[0],  # the decoder's fragments, there and back: some of them once
-        samples // 2,  # all samples, in pairs
+        *[2] * first,  # the decoder's fragments, there and back: some of them once
+        pairs,  # all samples, in pairs
         *march,
         intervals,  # the march's derivative
-        *(samples // 2, samples),  # pairs again, and of each pair both
+        *[1] * (len(clears) - 1),
+        *clear,
+        *(pairs, samples),  # pairs again, and of each pair both
     ]
-    return found if len(compiled.loops) == len(found) and matrix[1] == len(found) - 1 else None
+    if products:  # sums of texels: planes, strips, products, and taps where these do not pay
+        found += [planes * pairs, STRIPS / 3 * planes * pairs, PRODUCTS / 3 * planes * pairs, 0]
+    if wanted:
+        found.append(-(-DECODER // 128))  # numbers of the decoder, for each thread
+    if wanted == "all in order":  # a first run finds the unit of sums
+        found = [2 * trips if k < second - 1 - len(clears) else trips for k, trips in enumerate(found)]
+    return found if len(loops) == len(found) and len(march) + 1 == len(marches) else None
+
+
+DECODER = 32 * 64 + 64 + 64 * 33 + 33
+DECODER_SUMS = 38 * 128 + 32  # floats in shared memory of a warp
 
 
 def _render_backward(planes: int, texels: str, wanted: str = "") -> Kernel:
@@ -129,17 +161,42 @@ def _render_backward(planes: int, texels: str, wanted: str = "") -> Kernel:
     field = TYPES[texels]
     floats = field == "FloatField"
     backward = fragments(floats) + (4096 + 4096) * (2 if floats else 1) + 512 + taps(planes, floats)
-    sums = 4 * (38 * 512 + 128) if wanted else 16
+    places = 16 if floats else 4 * 3 * 2 * 2 * 32
+    sums = 4 * 4 * DECODER_SUMS if wanted else 16
     return Kernel(
         f"render_rays_backward{wanted and f' of {wanted}'}, {planes} planes {texels}",
         f"render_rays_backward_{'all_' if wanted else ''}kernelINS_{len(field)}{field}ILi{planes}E"
         + {"": "E", "all": "EELNS_6WantedE1E", "all in order": "EELNS_6WantedE2E"}[wanted],
-        backward + 4 * 4 * RAYS_PER_WARP + sums + 64 * 4 * (2 * (COARSE + FINE) | 1),
-        lambda compiled: None if wanted else backward_trips(compiled),
+        backward + places + 4 * 4 * RAYS_PER_WARP + sums + 64 * 4 * (2 * (COARSE + FINE) | 1),
+        lambda compiled: backward_trips(compiled, planes, wanted),
         RAYS_PER_WARP * (COARSE + FINE),
     )
 
 
+def sampling_trips(compiled: Compiled) -> list[int]:
+    """Loops of ``csrc/cuda/triplane.cu`` at 32 channels: planes, and shuffles between the 8 threads of a point."""
+    return [3 if loop.count("LDG") or loop.count("SHFL") else 1 for loop in compiled.loops]
+
+
+def _of_texels(name: str, pattern: str) -> Kernel:
+    """A warp has 8 texels, and no loop."""
+    return Kernel(name, pattern, trips=lambda compiled: [] if not compiled.loops else None, samples=8, whole=True)
+
+
+def _sampling(name: str, pattern: str, channels: int) -> Kernel:
+    """A warp has as many points as it has room for with so many channels a thread."""
+    return Kernel(name, pattern, trips=sampling_trips, samples=32 * channels // 32, whole=True)
+
+
+MANGLED = {"float32": "f", "float16": "6__half", "bfloat16": "13__nv_bfloat16"}
+ADDED = {
+    ("float32", "float32"): "ff",
+    ("float32", "float16"): "fNS_4HalfE",
+    ("float32", "bfloat16"): "fNS_4Bf16E",
+    ("float16", "float32"): "NS_4HalfEf",
+    ("float16", "float16"): "NS_4HalfES2_",
+    ("float16", "bfloat16"): "NS_4HalfENS_4Bf16E",
+}
 KERNELS = [
     *(_render(planes, texels) for texels in TYPES for planes in (3, 2)),
     *(
@@ -148,23 +205,26 @@ KERNELS = [
         for planes in (3, 2)
         for wanted in ("", "all", "all in order")
     ),
-    Kernel("pack_planes, float32", "pack_planes_kernelIff"),
-    Kernel("pack_planes, float16", "pack_planes_kernelI6__half"),
-    Kernel("pack_planes, bfloat16", "pack_planes_kernelI13__nv_bfloat16"),
-    Kernel("add_planes, float32 and float32", "add_planes_kernelIff"),
-    Kernel("add_planes, float32 and float16", "add_planes_kernelIfNS_4HalfE"),
-    Kernel("add_planes, float32 and bfloat16", "add_planes_kernelIfNS_4Bf16E"),
-    Kernel("add_planes, float16 and float32", "add_planes_kernelINS_4HalfEf"),
-    Kernel("add_planes, float16 and float16", "add_planes_kernelINS_4HalfES"),
-    Kernel("add_planes, float16 and bfloat16", "add_planes_kernelINS_4HalfENS_4Bf16E"),
-    Kernel("unpack_fixed, float32", "unpack_fixed_kernelIf"),
+    *(
+        _of_texels(f"{kernel}, {name}", f"{kernel}_kernelI{mangled}")
+        for kernel in ("pack_planes", "unpack_gradient", "unpack_fixed")
+        for name, mangled in MANGLED.items()
+    ),
+    *(
+        _of_texels(f"add_planes, {one} and {other}", f"add_planes_kernelI{pattern}E")
+        for (one, other), pattern in ADDED.items()
+    ),
     Kernel("add_blocks", "add_blocks_kernel"),
     Kernel("amplification", "amplification_kernel"),
-    Kernel("unpack_gradient, float32", "unpack_gradient_kernelIf"),
-    Kernel("unpack_gradient, float16", "unpack_gradient_kernelI6__half"),
-    Kernel("unpack_gradient, bfloat16", "unpack_gradient_kernelI13__nv_bfloat16"),
-    Kernel("sample_triplane", "sample_triplane_kernelILi4E"),
-    Kernel("sample_triplane_backward", "sample_triplane_backward_kernelILi4E"),
+    *(
+        _sampling(
+            f"sample_triplane{back}{', one channel a thread' if wide == 1 else ''}",
+            f"sample_triplane{back}_kernelILi{wide}E",
+            wide,
+        )
+        for back in ("", "_backward")
+        for wide in (4, 1)
+    ),
 ]
 
 
@@ -179,12 +239,12 @@ def row(kernel: Kernel, compiled: Compiled) -> dict[str, str]:
         "loops": str(len(compiled.loops)),
         "main_loops": " ".join(str(len(loop.instructions)) for loop in compiled.loops if loop.count("HMMA")),
     }
-    if trips := kernel.trips(compiled):
+    if (trips := kernel.trips(compiled)) is not None:
         runs = list(zip(compiled.loops, trips, strict=True))
-        executed = sum(len(loop.instructions) * trips for loop, trips in runs)
-        mufu = sum(loop.count("MUFU") * trips for loop, trips in runs)
-        found["instructions_per_sample"] = f"{executed / kernel.samples:.2f}"
-        found["mufu_per_sample"] = f"{mufu / kernel.samples:.2f}"
+        for column, name in (("instructions_per_sample", ""), ("mufu_per_sample", "MUFU")):
+            executed = sum(loop.count(name) * trips for loop, trips in runs)
+            executed += compiled.outside(name) if kernel.whole else 0
+            found[column] = f"{executed / kernel.samples:.2f}"
     return found
 
 
@@ -226,13 +286,31 @@ def show(rows: list[dict[str, str]]) -> None:
         print("  ".join(f"{found.get(column, ''):>{max(len(column), 6)}}" for column in COLUMNS))
 
 
+def compile_all(folder: Path, archs: Sequence[int] = ARCHS) -> Iterator[Path]:
+    """Compile ``csrc/cuda`` as the build does, to a cubin for each architecture and file."""
+    from torch.utils import cpp_extension
+
+    from talk3d import _C
+
+    nvcc = Path(cpp_extension.CUDA_HOME or "", "bin", "nvcc")
+    flags = [flag for flag in _C.build()["nvcc_flags"].split() if not flag.startswith("-X")]
+    paths = [f"-I{path}" for path in (SOURCES.parent, *cpp_extension.include_paths("cuda"))]
+    for source in sorted(SOURCES.glob("*.cu")):
+        for arch in archs:
+            cubin = folder / f"{source.stem}_{arch}.cubin"
+            command = [nvcc, *cpp_extension.COMMON_NVCC_FLAGS, *flags, *paths, *DEFINED, "-cubin", f"-arch=sm_{arch}"]
+            subprocess.run([*command, source, "-o", cubin], check=True)
+            yield cubin
+
+
 def main(arguments: list[str]) -> int:
     """Count, print, and keep."""
-    library = Path(arguments[0]) if arguments else installed()
-    if library is None or not library.is_file():
-        print("there are no CUDA kernels to count: build them, or name a library", file=sys.stderr)
+    if not arguments and installed() is None:
+        print("talk3d was built without CUDA kernels: build it, or name a library", file=sys.stderr)
         return 1
-    rows = count(library)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [found for path in map(Path, arguments) for found in count(path)]
+        rows += [found for path in compile_all(Path(folder)) for found in count(path)] if not arguments else []
     new = {(found["kernel"], found["arch"]) for found in rows}
     keep(rows, lambda found: (found["kernel"], found["arch"]) in new)
     show(rows)

@@ -58,6 +58,12 @@ class Compiled:
         found = (re.match(r"STL(?:\.(\d+))?", bare(text)) for _, text in self.sass)
         return sum(wide.get(match[1], 4) for match in found if match)
 
+    def outside(self, name: str = "") -> int:
+        """How many instructions that begin with a name stand in no loop; padding is none."""
+        texts = [bare(text) for _, text in self.sass]
+        found = sum(text.startswith(name) and not text.startswith("NOP") for text in texts)
+        return found - sum(loop.count(name) for loop in self.loops)
+
     @cached_property
     def loops(self) -> list[Loop]:
         """All loops, by address."""
@@ -154,6 +160,9 @@ def _blocks(sass: tuple[tuple[int, str], ...]) -> dict[int, tuple[int, list[int]
             # a branch is conditional by a predicate in front, or by one among its operands
             conditional = text.startswith("@") or re.match(r"(\.\w+)*\s+!?U?P\d", match[2]) is not None
             jumps[k] = (index[int(target[1], 16)] if target else None, conditional)
+        elif (match := re.match(r"CALL\.REL\.NOINC 0x([0-9a-f]+)", bare(text))) and index[int(match[1], 16)] == k + 2:
+            # out of a loop, over the branch back to its header; anything further away is a function, and returns
+            jumps[k] = (k + 2, text.startswith("@"))
     starts = sorted({0} | {k + 1 for k in jumps} | {target for target, _ in jumps.values() if target is not None})
     starts = [start for start in starts if start < len(sass)]
     blocks = {}

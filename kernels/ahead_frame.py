@@ -1,4 +1,4 @@
-"""The kernels around the renderer compiled ahead of time, at the sizes that a frame has.
+"""Every Triton kernel compiled ahead of time, at the sizes that a frame has, and counted for the table.
 
 ``python -m talk3d.kernels.ahead_frame`` prints registers, spills and instructions; see :mod:`talk3d.kernels.ahead`.
 """
@@ -17,12 +17,10 @@ from typing import Any
 import torch
 from triton.backends.compiler import GPUTarget
 
-from talk3d.kernels import ahead, attention, norm, resample, rollout, tiles
+from talk3d.kernels import ahead, attention, norm, resample, rollout, tiles, triplane
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+TARGETS = {f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in ahead.ARCHS} | {
+    "gfx942": GPUTarget("hip", "gfx942", 64)
 }
 
 
@@ -142,32 +140,79 @@ def _norms(short: str, name: str) -> Iterator[Launch]:
 
 def count(launch: Launch, arch: str) -> dict[str, str]:
     """Registers, spills, shared memory, and instructions that a warp executes for a number of the result."""
-    target = TARGETS[arch]
     found = {"kernel": f"triton {launch.name}", "arch": arch}
+    target = TARGETS[arch]
     if target.backend == "hip":
-        arguments = launch.arguments
-        if arguments.get("PRECISION", "ieee").startswith("tf32"):
-            arguments = arguments | {"PRECISION": "ieee"}  # AMD multiplies float32 as it is
-        compiled = ahead.compile_ahead(launch.kernel, arguments, target, **launch.types)
-        code = compiled.asm["amdgcn"]
-        registers, spilled = (
-            re.search(rf"\.{name}:\s+(\d+)", code)[1]  # type: ignore[index]  # every kernel has them
-            for name in ("vgpr_count", "vgpr_spill_count")
-        )
-        # its loops are not taken apart, so that nothing is said about how often instructions run
-        return found | {
-            "registers": registers,
-            "spilled_bytes": str(4 * int(spilled)),
-            "shared_bytes": str(compiled.metadata.shared),
-        }
+        return found | _of_amd(launch.kernel, launch.arguments, target, launch.types)
     taken = ahead.inspect(launch.kernel, launch.arguments, int(target.arch), **launch.types)
-    return found | {
+    return (
+        found
+        | _of_nvidia(taken)
+        | {
+            "instructions_per_sample": f"{taken.executed(*launch.trips) / launch.numbers:.3f}",
+            "mufu_per_sample": f"{taken.executed(*launch.trips, pattern='MUFU') / launch.numbers:.3f}",
+        }
+    )
+
+
+def count_rendering(arch: str) -> Iterator[dict[str, str]]:
+    """The same of the kernels of ``render_rays``, for each of its samples, and of ``sample_triplane``, for a number."""
+    target = TARGETS[arch]
+    amd = target.backend == "hip"
+    for dtype in (torch.float16, torch.float32):
+        for of, needs in (("", None), (" to planes", (True, False, False)), (" to all", (True, True, True))):
+            for step in ahead.passes(dtype, needs=needs, ptx=not amd):
+                if of == " to all" and step.name != "field backward":
+                    continue  # the others are the same
+                name = f"triton render_rays, {step.name}{of if step.name == 'field backward' else ''}, {str(dtype)[6:]}"
+                found = {"kernel": name, "arch": arch}
+                if amd:
+                    yield found | _of_amd(step.kernel, step.arguments, target, step.types)
+                    continue
+                taken = step.inspect(int(target.arch))
+                yield (
+                    found
+                    | _of_nvidia(taken)
+                    | {
+                        "instructions_per_sample": f"{step.per_sample(taken):.3f}",
+                        "mufu_per_sample": f"{step.per_sample(taken, 'MUFU'):.3f}",
+                    }
+                )
+    tile = tiles.sample_triplane(32)
+    plain = {"PAIRS": (0, 1, 0, 2, 2, 1), "MEAN": True, "SHARED": True, "C": 32, **tile}
+    both = plain | {"NEEDS_PLANES": True, "NEEDS_POINTS": True}
+    numbers = tile["BLOCK_M"] * tile["BLOCK_C"]
+    kernels = (
+        ("", triplane._sample_triplane_fwd_kernel, plain),
+        ("_backward", triplane._sample_triplane_bwd_kernel, both),
+    )
+    for back, kernel, arguments in kernels:
+        yield count(Launch(f"sample_triplane{back}", kernel, arguments, numbers, {"scale": "fp32"}), arch)
+
+
+def _of_nvidia(taken: ahead.Compiled) -> dict[str, str]:
+    return {
         "registers": str(taken.counts["REG"]),
         "spilled_bytes": str(taken.counts["STACK"] + taken.counts["LOCAL"]),
         "shared_bytes": str(taken.shared),
         "loops": str(len(taken.loops)),
-        "instructions_per_sample": f"{taken.executed(*launch.trips) / launch.numbers:.3f}",
-        "mufu_per_sample": f"{taken.executed(*launch.trips, pattern='MUFU') / launch.numbers:.3f}",
+    }
+
+
+def _of_amd(kernel: Any, arguments: dict[str, Any], target: GPUTarget, types: dict[str, str]) -> dict[str, str]:
+    """Its loops are not taken apart, so that nothing is said about how often instructions run."""
+    if arguments.get("PRECISION", "ieee").startswith("tf32"):
+        arguments = arguments | {"PRECISION": "ieee"}  # AMD multiplies float32 as it is
+    compiled = ahead.compile_ahead(kernel, arguments, target, **types)
+    code = compiled.asm["amdgcn"]
+    registers, spilled = (
+        re.search(rf"\.{name}:\s+(\d+)", code)[1]  # type: ignore[index]  # every kernel has them
+        for name in ("vgpr_count", "vgpr_spill_count")
+    )
+    return {
+        "registers": registers,
+        "spilled_bytes": str(4 * int(spilled)),
+        "shared_bytes": str(compiled.metadata.shared),
     }
 
 

@@ -32,7 +32,10 @@ TALK3D_HD Pair low_twice(Pair a) { return as_pair(__low2half2(as_half2(a))); }
 TALK3D_HD Pair high_twice(Pair a) { return as_pair(__high2half2(as_half2(a))); }
 TALK3D_HD Pair fma(Pair a, Pair b, Pair c) { return as_pair(__hfma2(as_half2(a), as_half2(b), as_half2(c))); }
 TALK3D_HD Pair operator*(Pair a, Pair b) { return as_pair(__hmul2(as_half2(a), as_half2(b))); }
+TALK3D_HD Pair operator+(Pair a, Pair b) { return as_pair(__hadd2(as_half2(a), as_half2(b))); }
 TALK3D_HD Pair operator-(Pair a, Pair b) { return as_pair(__hsub2(as_half2(a), as_half2(b))); }
+// 1 at 0, falling to 0 at a distance of 1
+TALK3D_HD Pair hat(Pair x) { return as_pair(__hsub2_sat(__float2half2_rn(1.0f), __habs2(as_half2(x)))); }
 
 #elif defined(__FLT16_MAX__)
 
@@ -56,7 +59,9 @@ TALK3D_HD Pair fma(Pair a, Pair b, Pair c) {
   return pack(fmaf(low(a), low(b), low(c)), fmaf(high(a), high(b), high(c)));
 }
 TALK3D_HD Pair operator*(Pair a, Pair b) { return pack(low(a) * low(b), high(a) * high(b)); }
+TALK3D_HD Pair operator+(Pair a, Pair b) { return pack(low(a) + low(b), high(a) + high(b)); }
 TALK3D_HD Pair operator-(Pair a, Pair b) { return pack(low(a) - low(b), high(a) - high(b)); }
+TALK3D_HD Pair hat(Pair x) { return pack_positive(1.0f - std::fabs(low(x)), 1.0f - std::fabs(high(x))); }
 
 #endif
 

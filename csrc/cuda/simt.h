@@ -28,11 +28,15 @@ TALK3D_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(~0u, value, mask);
 }
 TALK3D_DEVICE bool any(bool value) { return __any_sync(~0u, value); }
+TALK3D_DEVICE uint32_t min_of_warp(uint32_t value) { return __reduce_min_sync(~0u, value); }
+TALK3D_DEVICE uint32_t max_of_warp(uint32_t value) { return __reduce_max_sync(~0u, value); }
 
-// The same pointer, of which the compiler no longer knows that it is a sum, and does not take it apart again in a loop.
+// The same pointer to global memory, of which the compiler no longer knows that it is a sum, and does not take it apart
+// again in a loop.
 template <class T>
 TALK3D_DEVICE T* whole(T* pointer) {
   asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
   return pointer;
 }
 

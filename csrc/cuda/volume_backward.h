@@ -7,6 +7,7 @@
 #include "common/march.h"
 #include "cuda/volume_decoder_backward.h"
 #include "cuda/volume_fixed.h"
+#include "cuda/volume_texels.h"
 
 namespace talk3d {
 
@@ -38,6 +39,7 @@ struct GradientShared {
   alignas(16) typename Field::Decoder decoder;
   alignas(16) typename Field::Backward backward;
   alignas(16) char taps[kWarpsPerBlock][Field::kTapBytes];
+  typename TexelSums<Field>::Places places[kWarpsPerBlock];
   float scale[kWarpsPerBlock][kRaysPerWarp];
   struct None {};
   alignas(16) std::conditional_t<kWanted == Wanted::kPlanes, None, DecoderSums> sums[kWarpsPerBlock];
@@ -98,8 +100,8 @@ class Differentiator {
         return;
       }
     }
+    share_scale();
     if constexpr (kAll) {
-      share_scale();
       shared_.sums[at_.warp].clear(at_.lane);
       sync_warp();
     }
@@ -189,16 +191,14 @@ class Differentiator {
       next_worth = here_worth;
     }
     put(0, carried, 0.0f);
-    // a power of two that brings the ray's gradients near 1, where halves have all their digits
+    // a power of two that brings the ray's gradients near 1, where halves have all their digits; a ray without
+    // gradients, or whose gradients are not finite, leaves the choice to others
     const bool scalable = most > 0.0f && most < INFINITY;
-    // a ray without gradients leaves the choice to others, where they share one
-    shared_.scale[at_.warp][at_.lane] = scalable               ? exp2_fast(-floorf(log2_fast(most)))
-                                        : kAll && most == 0.0f ? INFINITY
-                                                               : 1.0f;
+    shared_.scale[at_.warp][at_.lane] = scalable ? exp2_fast(-floorf(log2_fast(most))) : INFINITY;
     return exists_ && bits_of(most) > most_bits ? bits_of(most) : most_bits;
   }
 
-  // The decoder's sums go over rays, which need one scale: that of the largest gradient.
+  // Sums go over rays, which need one scale: that of the largest gradient.
   TALK3D_DEVICE void share_scale() {
     float scale = shared_.scale[at_.warp][at_.lane % kRaysPerWarp];
     for (int mask = 1; mask < kRaysPerWarp; mask *= 2) scale = fminf(scale, shuffle_xor(scale, mask));
@@ -208,14 +208,21 @@ class Differentiator {
 
   TALK3D_DEVICE void differentiate_samples(Field& field) {
     const int quad = at_.lane & ~3;
-    const float own_scale = shared_.scale[at_.warp][at_.ray];
-    float factor = 1.0f;  // from gradients to fixed point
-    if constexpr (kFixed) factor = a_.fixed.factor();
+    const float scale = shared_.scale[at_.warp][at_.ray];  // that of all rays
+    const bool wants_texels = !kAll || texel_gradients();
+    float unscale = 1.0f / scale;
+    if constexpr (kFixed) unscale *= a_.fixed.factor();
+    const auto to = whole(texel_gradients() + camera_ * a_.gradient_batch_stride + 8 * at_.t);
+    const auto add_scaled = [&](uint32_t texel, const float (&d)[8], float by) {
+      add(to + uint64_t(texel) * kChannels, d, by * unscale);
+    };
     for (int k = 0; k < count_; k += 2) {
-      const float d_own = densities(at_.ray)[k + at_.late] * own_scale, own_share = worths(at_.ray)[k + at_.late];
-      if (!any(!(d_own == 0.0f && own_share == 0.0f))) continue;
+      const float d_own = densities(at_.ray)[k + at_.late] * scale, own_share = worths(at_.ray)[k + at_.late];
+      const bool has_own = !(d_own == 0.0f && own_share == 0.0f);
+      if (!any(has_own)) continue;
       field.look(own_depth(k));
       float d_place[3] = {};  // of this thread's sample
+      TexelSums<Field> texels;
 #pragma unroll 1
       for (int tile = 0; tile < 2; ++tile) {
         typename Field::Hidden hidden, *const decoded[1] = {&hidden};
@@ -224,7 +231,7 @@ class Differentiator {
         float share[2], d_density[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-          share[row] = shuffle(own_share * own_scale, quad + 2 * tile + row);
+          share[row] = shuffle(own_share * scale, quad + 2 * tile + row);
           d_density[row] = shuffle(d_own, quad + 2 * tile + row);
         }
         float d_color[2][8], d_features[2][8];  // to the last layer's output; to channels 8t to 8t + 7
@@ -235,36 +242,38 @@ class Differentiator {
         if constexpr (kAll) {
           TileSums<typename Field::Operand> sums(
               shared_.sums[at_.warp], at_,
-              {Field::kHiddenScale, Field::kFeatureScale, own_scale, own_scale * Field::Backward::kHiddenScale},
-              features[0].at, d_density);
+              {Field::kHiddenScale, Field::kFeatureScale, scale, scale * Field::Backward::kHiddenScale}, features[0].at,
+              d_density);
           shared_.backward.differentiate(at_, hidden, d_color, d_density, d_features, sums);
           place_gradients(field, tile, d_features, d_place);
-          if (!a_.texel_gradients && !a_.fixed.texel_gradients) continue;
         } else {
           NoSums none;
           shared_.backward.differentiate(at_, hidden, d_color, d_density, d_features, none);
         }
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-          const float unscale = factor / shared_.scale[at_.warp][at_.g + 8 * row];
-          if (share[row] == 0.0f && d_density[row] == 0.0f) continue;
-          field.for_each_tap(2 * tile + row,
-                             [&](uint32_t texel, float tap) { add(texel, d_features[row], tap * unscale); });
-        }
+        const bool has[2] = {!(share[0] == 0.0f && d_density[0] == 0.0f), !(share[1] == 0.0f && d_density[1] == 0.0f)};
+        if (wants_texels) texels.put(field, tile, d_features, has, add_scaled);
       }
+      if (wants_texels) texels.finish(field, shared_.places[at_.warp], at_, own_depth(k), has_own, add_scaled);
       if constexpr (kAll) move(field, k, d_place);
-      sync_warp();  // the taps are read
+      sync_warp();  // taps and places are read
     }
   }
 
-  // Adds what a texel gets of a sample, this thread's channels.
-  TALK3D_DEVICE void add(uint32_t texel, const float (&d)[8], float by) const {
-    const int64_t at = camera_ * a_.gradient_batch_stride + 8 * at_.t + int64_t(texel) * kChannels;
+  TALK3D_DEVICE auto* texel_gradients() const {
+    if constexpr (kFixed) {
+      return a_.fixed.texel_gradients;
+    } else {
+      return a_.texel_gradients;
+    }
+  }
+
+  // Adds what a texel gets, this thread's channels.
+  template <class To>
+  TALK3D_DEVICE void add(To* to, const float (&d)[8], float by) const {
     if constexpr (kFixed) {
 #pragma unroll
-      for (int c = 0; c < 8; ++c) add_atomically(a_.fixed.texel_gradients + at + c, nearest(d[c] * by));
+      for (int c = 0; c < 8; ++c) add_atomically(to + c, nearest(d[c] * by));
     } else {
-      float* const to = a_.texel_gradients + at;
       add_atomically(to, {d[0] * by, d[1] * by, d[2] * by, d[3] * by});
       add_atomically(to + 4, {d[4] * by, d[5] * by, d[6] * by, d[7] * by});
     }

@@ -270,18 +270,14 @@ class FloatField {
 
   // As in HalfField.
   template <class Use>
-  TALK3D_DEVICE void for_each_tap(int number, Use use) const {
+  TALK3D_DEVICE void for_each_tap(int plane, int number, Use use) const {
     const char* sample = quad_ + number * kSampleBytes;
-    const Quad tops = *reinterpret_cast<const Quad*>(sample);
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p) {
-      const Floats4 by = *reinterpret_cast<const Floats4*>(sample + 16 * (p + 1));
-      const uint32_t top = top_of(tops, p);
-      use(top, by.x * (1.0f / talk3d::kFeatureScale));
-      use(top + 1, by.y * (1.0f / talk3d::kFeatureScale));
-      use(top + texels_.pitch, by.z * (1.0f / talk3d::kFeatureScale));
-      use(top + texels_.pitch + 1, by.w * (1.0f / talk3d::kFeatureScale));
-    }
+    const uint32_t top = top_of(*reinterpret_cast<const Quad*>(sample), plane);
+    const Floats4 by = *reinterpret_cast<const Floats4*>(sample + 16 * (plane + 1));
+    use(top, by.x * (1.0f / talk3d::kFeatureScale));
+    use(top + 1, by.y * (1.0f / talk3d::kFeatureScale));
+    use(top + texels_.pitch, by.z * (1.0f / talk3d::kFeatureScale));
+    use(top + texels_.pitch + 1, by.w * (1.0f / talk3d::kFeatureScale));
   }
 
   // As in HalfField.

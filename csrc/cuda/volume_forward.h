@@ -106,9 +106,9 @@ class Renderer {
   TALK3D_DEVICE float* own_weights() const { return rows_ + layout_.weights(at_.lane % kRaysPerWarp); }
 
   // Does action(sample) for `count` samples of ray lane % 16, which two threads share.
-  template <class Action>
+  template <int kUnroll = 1, class Action>
   TALK3D_DEVICE void for_each(int count, Action action) const {
-#pragma unroll 1
+#pragma unroll kUnroll
     for (int sample = at_.lane / kRaysPerWarp; sample < count; sample += 2) action(sample);
     sync_warp();
   }
@@ -181,7 +181,7 @@ class Renderer {
     const int coarse = a_.march.coarse, fine = a_.march.fine, count = coarse + fine;
     float* const depths = own_depths();
     float* const fine_depths = own_weights() + 1;
-    for_each(fine, [&](int k) { fine_depths[k] = image_[k]; });
+    for_each<4>(fine, [&](int k) { fine_depths[k] = image_[k]; });
     const bool first = at_.lane < kRaysPerWarp;  // one thread begins in front, the other behind
     depths[first ? -1 : coarse] = fine_depths[first ? -1 : fine] = first ? -INFINITY : INFINITY;
     sync_warp();
@@ -189,7 +189,7 @@ class Renderer {
     merge_sorted(first, first ? depths : depths + coarse - 1, first ? fine_depths : fine_depths + fine - 1,
                  first ? half : count - half, first ? image_ : image_ + count - 1);
     sync_warp();
-    for_each(count, [&](int s) { depths[s] = image_[s]; });
+    for_each<4>(count, [&](int s) { depths[s] = image_[s]; });
     close(depths, count);
   }
 

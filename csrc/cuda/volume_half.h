@@ -239,19 +239,18 @@ class HalfField {
     return clear;
   }
 
-  // Where the texels around sample `number` of the quad lie and what they weigh: use(first texel of this thread's
-  // channels, weight). For the gradient.
+  // For the gradient. Where on a plane the texels around sample `number` of the quad lie and what they weigh:
+  // use(texel, weight).
   template <class Use>
-  TALK3D_DEVICE void for_each_tap(int number, Use use) const {
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p) {
-      const Quad taps = *reinterpret_cast<const Quad*>(quad_ + number * kSampleBytes + 16 * p);
-      use(taps.x, low({taps.z}));
-      use(taps.x + 1, high({taps.z}));
-      use(taps.y, low({taps.w}));
-      use(taps.y + 1, high({taps.w}));
-    }
+  TALK3D_DEVICE void for_each_tap(int plane, int number, Use use) const {
+    const Quad taps = *reinterpret_cast<const Quad*>(quad_ + number * kSampleBytes + 16 * plane);
+    use(taps.x, low({taps.z}));
+    use(taps.x + 1, high({taps.z}));
+    use(taps.y, low({taps.w}));
+    use(taps.y + 1, high({taps.w}));
   }
+  TALK3D_DEVICE const Line& line() const { return line_; }
+  TALK3D_DEVICE const Texels& texels() const { return texels_; }
 
   // The gradient of the place of sample `number` from that of the features it sees, this thread's channels.
   TALK3D_DEVICE void differentiate_place(int number, const float (&d_features)[8], float (&d_place)[3]) const {

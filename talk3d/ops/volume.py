@@ -327,7 +327,7 @@ def _cpu(planes: Tensor, decoder: Tensor, numbers: list[float], _: list[bool] | 
 
 
 # Shared memory of the CUDA kernels in bytes: what a block needs beside its 64 rays, 3 planes of 16 bits or of float32.
-_SHARED = {"forward": (23952, 42512), "planes": (24736, 43296), "all": (103056, 121616)}
+_SHARED = {"forward": (23952, 42512), "planes": (26272, 43312), "all": (104592, 121632)}
 _SMALLEST_SHARED = 99 * 1024  # that any GPU gives a block: compute capability 8.6, 8.9 and 12.0
 
 

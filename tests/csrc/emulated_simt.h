@@ -137,6 +137,17 @@ inline bool any(bool value) {
   for (int lane = 0; lane < 32; ++lane) found |= all[lane * EmulatedBlock::kSlot] != 0;
   return found;
 }
+inline uint32_t max_of_warp(uint32_t value) {
+  EmulatedBlock& block = *EmulatedBlock::current;
+  const char* all = block.exchange(&value, sizeof value);
+  for (int lane = 0; lane < 32; ++lane) {
+    uint32_t other;
+    std::memcpy(&other, all + lane * EmulatedBlock::kSlot, sizeof other);
+    value = value < other ? other : value;
+  }
+  return value;
+}
+inline uint32_t min_of_warp(uint32_t value) { return ~max_of_warp(~value); }
 
 template <class T>
 T* whole(T* pointer) {
@@ -145,7 +156,9 @@ T* whole(T* pointer) {
 inline Quad load_quad(const Quad* from) { return *from; }
 inline Floats4 load_floats(const float* from) { return {from[0], from[1], from[2], from[3]}; }
 
+inline int64_t additions = 0;  // to memory, each of 16 bytes
 inline void add_atomically(float* to, Floats4 value) {
+  ++additions;
   to[0] += value.x;
   to[1] += value.y;
   to[2] += value.z;

@@ -62,6 +62,7 @@ class Emulator:
         self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]
         given = [POINTER(Sizes), c_void_p, c_void_p, c_void_p, POINTER(Cotangents), POINTER(Gradients)]
         self._library.differentiate.argtypes = given
+        self._library.count_additions.restype = c_int64
         self._library.shared_bytes.argtypes, self._library.shared_bytes.restype = [POINTER(Sizes), c_int32], c_int64
 
     @staticmethod
@@ -74,6 +75,10 @@ class Emulator:
         order = torch.empty((rays + 63) // 64 * 64, dtype=torch.int64)
         self._library.deal(rays, order.data_ptr())
         return order
+
+    def count_additions(self) -> int:
+        """How often a thread of the backward added 16 bytes to memory since this was asked last."""
+        return int(self._library.count_additions())
 
     def shared_bytes(self, dtype: torch.dtype, planes: int, *, coarse: int, fine: int, kind: str) -> int:
         """Shared memory of a block; ``kind`` is a key of ``talk3d.ops.volume._SHARED``."""

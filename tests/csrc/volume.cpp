@@ -2,6 +2,7 @@
 // ctypes.
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "cuda/volume_backward.h"
 #include "cuda/volume_forward.h"
@@ -177,6 +178,9 @@ void differentiate(const Sizes* sizes,
     }
   });
 }
+
+// How often a thread added 16 bytes to memory since this was asked last.
+int64_t count_additions() { return std::exchange(additions, 0); }
 
 // Shared memory in bytes of a block of the forward, of the backward of planes alone, or of that of all.
 int64_t shared_bytes(const Sizes* sizes, int kind) {

@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import compiled_triton
+
 SCRIPTS = {
     "renderer": [str(REPOSITORY / "tests" / "kernels" / "test_compile.py")],
-    "frame": [str(REPOSITORY / "benchmarks" / "compiled_triton.py"), "--json"],
+    "frame": [str(REPOSITORY / "benchmarks" / "compiled_triton.py"), "--json", *compiled_triton.TESTED],
 }
 
 
