@@ -232,3 +232,11 @@ def test_rays_are_those_of_the_cameras(make_avatar):
     found = pencil_rays(_pencils(eyes), 7, avatar.identity.config.rendering).split((3, 3, 2), dim=2)
     for mine, theirs in zip(found, rays(*unpack(eyes), 7), strict=False):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_device_without_bfloat16_is_a_sentence(make_avatar, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(
+        ValueError, match=r"cuda:1 has compute capability 7\.5 and bfloat16 needs 8\.0: bake with torch"
+    ):
+        make_avatar(None).bake(torch.bfloat16, device="cuda:1")
