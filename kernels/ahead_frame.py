@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from triton.backends.compiler import GPUTarget
 
-from talk3d.kernels import ahead, attention, norm, resample, rollout, tiles, triplane
+from talk3d.kernels import ahead, attention, grouped, linear, norm, pencil, resample, rgb, rollout, tiles, triplane
 
 TARGETS = {f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in ahead.ARCHS} | {
     "gfx942": GPUTarget("hip", "gfx942", 64)
@@ -61,6 +61,14 @@ def launches() -> Iterator[Launch]:
         yield from _attentions(short, name)
         yield from _rollouts(short, name)
         yield from _norms(short, name)
+        yield from _grouped(short, name)
+        yield from _linear(short, name)
+        yield from _pictures(short, name)
+    scalars = dict.fromkeys(("step", "near", "far", "half", "nearest", "share"), "fp32")
+    for auto in (False, True):
+        constants = {"AUTO": auto, "BLOCK": tiles.RAYS}
+        where = "box" if auto else "fixed limits"
+        yield Launch(f"pencil_rays, {where}", pencil._rays_kernel, constants, 8 * tiles.RAYS, scalars)
 
 
 def _resamplings(name: str, types: dict[str, str]) -> Iterator[Launch]:
@@ -120,7 +128,8 @@ def _rollouts(short: str, name: str) -> Iterator[Launch]:
     dtype = getattr(torch, name)
     multiplied = {"OPERAND": attention.OPERANDS[dtype], "PRECISION": tiles.precision(dtype)}
     kernel, numbers = rollout._respond_kernel, 3 * tile["BLOCK_R"] * tile["BLOCK_O"]
-    yield Launch(f"rollout_conv, profiles, {name}", kernel, sizes | multiplied | tile, numbers, types)
+    strides = {"stride_p": 64 * 64 * 27, "stride_o": 64 * 27, "stride_c": 9, "stride_h": 3, "stride_w": 1}
+    yield Launch(f"rollout_conv, profiles, {name}", kernel, sizes | strides | multiplied | tile, numbers, types)
     tile = tiles.rollout_add(64)
     kernel, numbers = rollout._add_kernel, tile["BLOCK_W"] * tile["BLOCK_C"]
     yield Launch(f"rollout_conv, sum, {name}", kernel, sizes | {"BIAS": True, "ENDS": True} | tile, numbers, types)
@@ -136,6 +145,51 @@ def _norms(short: str, name: str) -> Iterator[Launch]:
     yield Launch(f"group_norm_act, statistics, {name}", kernel, sizes, tile["PART"] * 64, types, trips)
     kernel = norm._normalise_kernel
     yield Launch(f"group_norm_act, {name}", kernel, sizes, tile["BLOCK_N"] * 64, types)
+
+
+def _grouped(short: str, name: str) -> Iterator[Launch]:
+    """Planes of 128 x 128 with 64 channels."""
+    types = {f"{tensor}_ptr": f"*{short}" for tensor in ("x", "weight", "bias", "y")} | {"slope": "fp32"}
+    dtype = getattr(torch, name)
+    tile = tiles.grouped(64, 64, dtype)
+    sizes = {"B": 1, "H": 128, "W": 128, "C": 64, "O": 64, "stride_c": 1, "laid_bits": 1, **tile}
+    multiplied = {"OPERAND": attention.OPERANDS[dtype], "PRECISION": tiles.precision(dtype)}
+    numbers, kernel = tile["BLOCK_N"] * tile["BLOCK_O"], grouped._conv_kernel
+    for operator, rolls, own in (("plane_conv_act", False, 64), ("rollout_conv_act", True, 192)):
+        strides = {"stride_t": own, "stride_o": 9 * own, "stride_p": 64 * 9 * own + rolls * 64}
+        constants = sizes | strides | multiplied | {"BIAS": not rolls, "ROLLOUT": rolls}
+        yield Launch(f"{operator}, {name}", kernel, constants, numbers, types, (9,))
+
+
+def _linear(short: str, name: str) -> Iterator[Launch]:
+    """Texels of 256 channels; behind the gate there are 1024."""
+    types = {f"{tensor}_ptr": f"*{short}" for tensor in ("x", "weight", "bias", "residual", "y")} | {"eps": "fp32"}
+    dtype = getattr(torch, name)
+    multiplied = {"OPERAND": attention.OPERANDS[dtype], "PRECISION": tiles.precision(dtype)}
+    for what, width, out, norm_, gate in (
+        ("norm", 256, 768, True, False),
+        ("norm and gate", 256, 1024, True, True),
+        ("residual", 1024, 256, False, False),
+    ):
+        tile = tiles.plane_linear(width, out, dtype)
+        strides = {"stride_p": 1024 * width, "stride_n": width, "residual_p": 1024 * out, "residual_n": out}
+        sizes = {"N": 1024, "D": width, "O": out, "M": 1, **strides, **tile}
+        options = {"NORMALISE": norm_, "GATE": gate, "RESIDUAL": not norm_}
+        numbers, steps = tile["BLOCK_N"] * tile["BLOCK_O"], width // tile["BLOCK_D"]
+        kernel, constants = linear._linear_kernel, sizes | options | multiplied
+        yield Launch(f"plane_linear_act, {what}, {name}", kernel, constants, numbers, types, (steps,))
+
+
+def _pictures(short: str, name: str) -> Iterator[Launch]:
+    """The last block of the super-resolution: 512 x 512 pixels of 128 channels, which nobody keeps."""
+    types = {f"{tensor}_ptr": f"*{short}" for tensor in ("x", "bias", "weight", "rgb_bias", "filter", "y")}
+    types |= dict.fromkeys(("slope", "gain", "clamp", "rgb_clamp"), "fp32")
+    for what, channels, side, keep in (("256 channels", 256, 256, True), ("128 channels, last", 128, 512, False)):
+        tile = tiles.act_rgb(channels)
+        sizes = {"H": side, "W": side, "C": channels, "stride_b": 16, "stride_c": 1, "stride_h": 16, "stride_w": 32}
+        options = {"BIAS": True, "UP": True, "KEEP": keep, "CLAMP": True, "RGB_CLAMP": True}
+        numbers = tile["BLOCK_N"] * tile["BLOCK_C"]
+        yield Launch(f"act_rgb, {what}, {name}", rgb._act_rgb_kernel, sizes | options | tile, numbers, types)
 
 
 def count(launch: Launch, arch: str) -> dict[str, str]:

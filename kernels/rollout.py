@@ -54,12 +54,17 @@ def _pool_kernel(
 @triton.jit
 def _respond_kernel(
     profiles_ptr,  # [2, 3, B, R, C], float32
-    weight_ptr,  # [3, O, 3 * C, 3, 3]
+    weight_ptr,  # [3, O, 3 * C, 3, 3], any strides
     responses_ptr,  # [6, B, 3 (ends), R, O], float32
     B,
     R,
     C: tl.constexpr,
     O,  # noqa: E741
+    stride_p,
+    stride_o,
+    stride_c,
+    stride_h,
+    stride_w,
     kept_bits,
     laid_bits,
     OPERAND: tl.constexpr,
@@ -80,9 +85,9 @@ def _respond_kernel(
     r = tl.program_id(0) % blocks * BLOCK_R + tl.arange(0, BLOCK_R)
     o = tl.program_id(0) // blocks * BLOCK_O + tl.arange(0, BLOCK_O)
     # the kernels' rows go along the profile where it is laid along the height, their columns where along the width
-    along, across = tl.where(laid == 0, 3, 1), tl.where(laid == 0, 1, 3)
+    along, across = tl.where(laid == 0, stride_h, stride_w), tl.where(laid == 0, stride_w, stride_h)
     profiles_ptr += ((kept * 3 + sender) * B + batch).to(tl.int64) * R * C
-    weight_ptr += (route // 2).to(tl.int64) * O * C * 27 + sender * C * 9
+    weight_ptr += (route // 2).to(tl.int64) * stride_p + sender * C * stride_c
     one = tl.zeros([BLOCK_R, BLOCK_O], tl.float32)
     two, three = one, one
     for block in tl.static_range((C + BLOCK_C - 1) // BLOCK_C):
@@ -92,7 +97,7 @@ def _respond_kernel(
             p = r + tap - 1
             at = profiles_ptr + p[:, None] * C + c[None, :]
             profile = tl.load(at, mask=((p >= 0) & (p < R))[:, None] & (c < C)[None, :], other=0.0)
-            at = weight_ptr + o[None, :] * (C * 27) + c[:, None] * 9 + tap * along
+            at = weight_ptr + o[None, :] * stride_o + c[:, None] * stride_c + tap * along
             one = multiply(profile, tl.load(at, mask=there, other=0.0).to(OPERAND), one, PRECISION)
             two = multiply(profile, tl.load(at + across, mask=there, other=0.0).to(OPERAND), two, PRECISION)
             three = multiply(profile, tl.load(at + 2 * across, mask=there, other=0.0).to(OPERAND), three, PRECISION)
@@ -105,7 +110,7 @@ def _respond_kernel(
 
 
 @triton.jit
-def _end(position, R):
+def end_of(position, R):
     """Which of the three positions of a response belongs here."""
     return tl.where(position == 0, 0, tl.where(position == R - 1, 2, 1))
 
@@ -151,7 +156,7 @@ def _add_kernel(
         if ENDS:
             route = 2 * plane + k
             laid = (laid_bits >> route) & 1
-            end = tl.where(laid == 0, _end(w, R), _end(h + 0 * w, R))
+            end = tl.where(laid == 0, end_of(w, R), end_of(h + 0 * w, R))
             line = ((route * B + batch) * 3 + end) * R + tl.where(laid == 0, h, w)
         else:
             line = ((k * 3 + plane) * B + batch) * R + (h + 0 * w if k == 0 else w)
@@ -166,22 +171,27 @@ def forward(planes: Tensor, weight: Tensor, bias: Tensor | None, exchanges: list
     O = weight.shape[1]  # noqa: E741
     out = texels.new_empty(3, B, R, R, O, dtype=tiles.result(planes.dtype))
     if out.numel():
-        weight = weight.contiguous()
-        profiles = _pool(texels, 1 / R)
-        responses = texels.new_empty(_ROUTES, B, _ENDS, R, O, dtype=torch.float32)
-        kept, laid = _bits(exchanges)
-        tile = tiles.rollout_response(C, O)
-        grid = triton.cdiv(R, tile["BLOCK_R"]) * triton.cdiv(O, tile["BLOCK_O"]), _ROUTES * B
-        _respond_kernel[grid](
-            profiles, weight, responses, B, R, C, O, kept, laid, OPERANDS[planes.dtype],
-            tiles.precision(planes.dtype), **tile,
-        )  # fmt: skip
+        responses = respond(texels, weight, exchanges)
         own = [
             conv2d(plane.permute(0, 3, 1, 2), kernels[:, receiver * C : (receiver + 1) * C], padding=1)
             for receiver, (plane, kernels) in enumerate(zip(texels, weight, strict=True))
         ]
-        _add([found.permute(0, 2, 3, 1) for found in own], bias, responses, out, laid, ends=True)
+        _add([found.permute(0, 2, 3, 1) for found in own], bias, responses, out, bits(exchanges)[1], ends=True)
     return out.to(planes.dtype).permute(1, 0, 4, 2, 3)
+
+
+def respond(texels: Tensor, weight: Tensor, exchanges: list[int]) -> Tensor:
+    """What the profiles of planes ``[3, B, R, R, C]`` become in the others: ``[6, B, 3 (ends), R, O]`` in float32."""
+    _, B, R, _, C = texels.shape
+    O = weight.shape[1]  # noqa: E741
+    responses = texels.new_empty(_ROUTES, B, _ENDS, R, O, dtype=torch.float32)
+    tile = tiles.rollout_response(C, O)
+    grid = triton.cdiv(R, tile["BLOCK_R"]) * triton.cdiv(O, tile["BLOCK_O"]), _ROUTES * B
+    _respond_kernel[grid](
+        _pool(texels, 1 / R), weight, responses, B, R, C, O, *weight.stride(), *bits(exchanges),
+        OPERANDS[texels.dtype], tiles.precision(texels.dtype), **tile,
+    )  # fmt: skip
+    return responses
 
 
 def backward(
@@ -257,7 +267,7 @@ def _routes(exchanges: list[int]) -> list[tuple[int, int, int, int]]:
     return [(*pair, kept, laid) for pair, kept, laid in zip(pairs, exchanges[::2], exchanges[1::2], strict=True)]
 
 
-def _bits(exchanges: list[int]) -> tuple[int, int]:
+def bits(exchanges: list[int]) -> tuple[int, int]:
     """The axes that are kept, and those that they are laid along: a bit for each route."""
     kept, laid = exchanges[::2], exchanges[1::2]
     return sum(bit << route for route, bit in enumerate(kept)), sum(bit << route for route, bit in enumerate(laid))

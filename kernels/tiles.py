@@ -120,6 +120,59 @@ def rollout_add(channels: int) -> dict[str, int]:
     return {"BLOCK_W": ELEMENTWISE // block_c, "BLOCK_C": block_c}
 
 
+def _product(dtype: torch.dtype) -> dict[str, int]:
+    """Rows, columns and stages of one program that multiplies matrices step by step.
+
+    64 rows are what four warps multiply at once on sm_90. float32 is three products of tf32: with 64 columns it would
+    spill, and with three stages want more than the 99 KiB of shared memory that most GPUs have.
+    """
+    few = dtype == torch.float32
+    return {"rows": 64, "columns": 32 if few else 64, "num_warps": 4, "num_stages": 2 if few else 3}
+
+
+def grouped(channels: int, out: int, dtype: torch.dtype) -> dict[str, int]:
+    """Texels, channels in and channels out of one program of a 3 x 3 convolution, each at least 16 for ``dot``.
+
+    In 16 bits the coarsest level of one frame, 3 x 1024 texels to 128 channels, is 96 programs, and the finest,
+    3 x 65536 to 32, is 3072.
+    """
+    product = _product(dtype)
+    rows, columns = product.pop("rows"), product.pop("columns")
+    return {
+        "BLOCK_N": rows,
+        "BLOCK_C": min(max(triton.next_power_of_2(channels), 16), 64),
+        "BLOCK_O": min(max(triton.next_power_of_2(out), 16), columns),
+        **product,
+    }
+
+
+def plane_linear(width: int, out: int, dtype: torch.dtype) -> dict[str, int]:
+    """Rows, channels in at a time and channels out of one program, each at least 16 for ``dot``.
+
+    In 16 bits one frame's 3 x 1024 texels to 256 channels are 192 programs, to 1024 gated ones 768.
+    """
+    product = _product(dtype)
+    rows, columns = product.pop("rows"), product.pop("columns")
+    return {
+        "BLOCK_N": rows,
+        "BLOCK_D": min(max(triton.next_power_of_2(width), 16), 64),
+        "BLOCK_O": min(max(triton.next_power_of_2(out), 16), columns),
+        **product,
+    }
+
+
+def act_rgb(channels: int) -> dict[str, int]:
+    """Pixels of one program, and their padded channels: 16 numbers for each of its 128 threads, or 8 of 1024 channels.
+
+    A pixel's channels are added up over the threads that hold them: of two pixels or more in a program none does alone.
+    """
+    block_c = max(triton.next_power_of_2(channels), 16)
+    return {"BLOCK_N": max(2 * ELEMENTWISE // block_c, 2), "BLOCK_C": block_c}
+
+
+RAYS = 128  # a ray for each thread of a program
+
+
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter."""
     return os.environ.get("TRITON_INTERPRET") == "1"

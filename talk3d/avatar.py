@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -168,9 +168,20 @@ class Avatar(nn.Module):
             planes = planes + delta
         return self.identity(cameras, planes)
 
-    def bake(self, dtype: torch.dtype = torch.float32, *, device: torch.device | str | None = None) -> BakedAvatar:
-        """Prepare for rendering; see :class:`talk3d.models.baked.Baked`."""
-        return BakedAvatar(self, dtype=dtype, device=device)
+    def bake(
+        self,
+        dtype: torch.dtype = torch.float32,
+        *,
+        device: torch.device | str | None = None,
+        superresolution: Literal["plain", "8bit"] = "plain",
+    ) -> BakedAvatar:
+        """Prepare for rendering; see :class:`talk3d.models.baked.Baked` and, for 8 bits, its ``quantise``."""
+        if superresolution not in ("plain", "8bit"):
+            raise ValueError(f"superresolution must be 'plain' or '8bit', got {superresolution!r}")
+        baked = BakedAvatar(self, dtype=dtype, device=device)
+        if superresolution == "8bit":
+            baked.quantise()
+        return baked
 
 
 class BakedAvatar(Baked):

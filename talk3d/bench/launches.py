@@ -91,5 +91,10 @@ _OURS: dict[str, Callable[..., int]] = {
     "conv3x3_bias_act": _conv3x3,
     "group_norm_act": lambda *_: 2,  # statistics, and the rest
     "token_attention": lambda *_: 2,  # fold, attend
+    "rollout_conv_act": lambda *_: 3,  # means, profiles, and everything else
+    # on a GPU the activation, which a CPU does with the convolution and which is counted there, is part of this
+    "act_rgb": lambda x, bias, image, weight, rgb_bias, filter, slope, gain, clamp, *_: (
+        0 if bias is None and slope == gain == 1 and clamp is None else 1
+    ),
     "rollout_conv": lambda *_: 9,  # means, profiles, sum; three convolutions, whose weights are gathered first
 }

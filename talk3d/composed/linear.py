@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, gelu, layer_norm
 
 # multiplications under which a convolution's overhead is more than what it saves
 _FEW = 1 << 23
@@ -46,3 +46,19 @@ def _multiply(rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -
 def _picture(rows: Tensor) -> Tensor:
     """Rows ``[N, D]`` as pixels ``[1, D, N, 1]``, channels-last; torch looks at the strides of single ones, too."""
     return rows[None, :, None].permute(0, 3, 1, 2)
+
+
+def plane_linear_act(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, normalise: bool, gate: bool, eps: float
+) -> Tensor:
+    """Normalise, multiply, gate, add; see ``talk3d.ops.plane_linear_act``."""
+    if normalise:
+        x = layer_norm(x, x.shape[2:], eps=eps)
+    rows = bias.shape[1]
+    y = plane_linear(x, weight, bias[:, 0] if rows == 1 else None)
+    if rows > 1:
+        y.unflatten(1, (-1, rows)).add_(bias[:, None])
+    if gate:
+        value, gates = y.chunk(2, dim=2)
+        y = value * gelu(gates)
+    return y if residual is None else y.add_(residual)

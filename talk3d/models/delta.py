@@ -14,6 +14,7 @@ from torch.nn.functional import leaky_relu
 from torch.utils.checkpoint import checkpoint
 
 from talk3d.models.frame_level import FrameLevel
+from talk3d.models.frame_unet import FrameUNet
 from talk3d.models.transformer import PlaneTransformer
 from talk3d.nn.equalized import smoothing_filter
 from talk3d.nn.planes import (
@@ -234,10 +235,16 @@ class DeltaUNet(nn.Module):
         _, maps = self.transformer.finish(texels, tokens, with_maps=True)
         return torch.stack([to_planes(found) for found in maps], dim=1).transpose(2, 3)
 
-    def for_frames(self) -> DeltaUNet:
-        """Replace the way up by the same in fewer launches, for inference, and return itself."""
-        self.up = nn.ModuleList(level.for_frames() for level in self.up)  # type: ignore[operator]  # they are levels
-        return self
+    def for_frames(self, features: IdentityFeatures, dtype: torch.dtype) -> FrameUNet:
+        """Make the same for one identity, in fewer launches: for inference, after :func:`fold_batch_norm`.
+
+        Args:
+            features: What :meth:`encode` made of the identity, in float32.
+            dtype: Type of the frames.
+        """
+        skips = features.eighth, features.quarter, features.half
+        levels = [level.for_frames().expect(skip, dtype) for level, skip in zip(self.up, skips, strict=True)]  # type: ignore[operator]  # they are levels
+        return FrameUNet(self.transformer, levels, self.head, features, dtype)
 
     def _features(self, tokens: Tensor, identity: Tensor | IdentityFeatures) -> IdentityFeatures:
         if tokens.ndim != 3 or tokens.shape[2] != self.condition:

@@ -53,6 +53,7 @@ class QuantisedConv(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    input_scale: Tensor
     bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor, activation: Activation, largest: Tensor, kind: Kind) -> None:
@@ -68,6 +69,11 @@ class QuantisedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Take pictures ``[B, C, H, W]`` to ``[B, O, H, W]``, channels-last."""
+        y, bias, (act, alpha, gain, clamp) = self.begin(x)
+        return bias_act(y, bias, act, alpha=alpha, gain=gain, clamp=clamp)
+
+    def begin(self, x: Tensor) -> tuple[Tensor, Tensor, Activation]:
+        """Convolve, and leave bias and activation to what follows."""
         B, C, H, W = x.shape
         limit = _TYPES[self.kind][1]
         scaled = x.permute(0, 2, 3, 1).float() / self.input_scale
@@ -83,9 +89,7 @@ class QuantisedConv(nn.Module):
         else:
             scales = self.input_scale.expand(len(rows), 1).contiguous(), self.weight_scale[None]
             product = torch._scaled_mm(rows, self.weight.T, *scales, out_dtype=torch.bfloat16)
-        y = product.view(B, H, W, -1).permute(0, 3, 1, 2).to(x.dtype)
-        act, alpha, gain, clamp = self.activation
-        return bias_act(y, self.bias.to(x.dtype), act, alpha=alpha, gain=gain, clamp=clamp)
+        return product.view(B, H, W, -1).permute(0, 3, 1, 2).to(x.dtype), self.bias.to(x.dtype), self.activation
 
 
 def quantise(
@@ -146,10 +150,10 @@ class _Watch(nn.Module):
         self.inner = inner
         self.largest = torch.zeros(())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def begin(self, x: Tensor) -> tuple[Tensor, Tensor | None, Activation | None]:
+        """Look, and convolve."""
         self.largest = torch.maximum(self.largest.to(x.device), x.detach().abs().amax().float())
-        y: Tensor = self.inner(x)
-        return y
+        return self.inner.begin(x)  # type: ignore[operator]  # any in this place has that
 
 
 def _rounded(x: Tensor, dtype: torch.dtype, limit: float) -> Tensor:

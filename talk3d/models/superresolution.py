@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 from talk3d.models.synthesis import SynthesisBlock, upsample
 from talk3d.nn import Noise
 from talk3d.ops import Activation, Resampling, bias_act, conv3x3_bias_act, resample2d_bias_act
+from talk3d.ops.rgb import ToPicture, act_rgb
 from talk3d.profiling import annotate
 
 __all__ = ["VARIANTS", "FoldedSuperResolution", "SuperResolution", "Variant"]
@@ -148,31 +149,45 @@ class _FoldedBlock(nn.Module):
     def __init__(self, block: SynthesisBlock, w: Tensor) -> None:
         super().__init__()
         self.activation = Activation(gain=1.0, clamp=block.conv0.clamp)
-        for name in ("conv0", "to_rgb"):
-            weight, bias = getattr(block, name).fold(w)
-            self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
-            self.register_buffer(f"{name}_bias", bias.detach())
         self.register_buffer("filter", block.filter, persistent=False)
+        weight, bias = block.conv0.fold(w)
+        weight = weight if block.filter is None else weight.transpose(0, 1)  # as a transposed convolution takes it
+        self.register_buffer("conv0_weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("conv0_bias", bias.detach())
+        weight, bias = block.to_rgb.fold(w)
+        self.register_buffer("to_rgb_weight", weight.flatten(1))
+        self.register_buffer("to_rgb_bias", bias.detach())
         weight, bias = block.conv1.fold(w)
         self.conv1: nn.Module = FoldedConv(weight.contiguous(memory_format=torch.channels_last), bias, self.activation)
 
-    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, image: Tensor, *, last: bool) -> tuple[Tensor | None, Tensor]:
         if self.filter is None:
             with annotate(".conv"):
                 x = conv3x3_bias_act(x, self.conv0_weight, self.conv0_bias, self.activation)
         else:
             with annotate(".up"):
-                spread = conv_transpose2d(x, self.conv0_weight.transpose(0, 1), stride=2)
+                spread = conv_transpose2d(x, self.conv0_weight, stride=2)
             with annotate(".fir"):
                 # the rim of the filter would darken a bias put in before
                 smoothing = Resampling(padding=1, gain=4.0)
                 x = resample2d_bias_act(spread, self.filter.to(x.dtype), self.conv0_bias, smoothing, self.activation)
-        with annotate(".conv"):
-            x = self.conv1(x)
+        learns = torch.is_grad_enabled() and (x.requires_grad or image.requires_grad)
+        if learns:
+            with annotate(".conv"):
+                x = self.conv1(x)
+            with annotate(".rgb"):
+                return x, self._contribute(x, image)
+        with annotate(".conv"):  # what follows the convolution begins what makes the picture
+            left: tuple[Tensor, Tensor | None, Activation | None] = self.conv1.begin(x)  # type: ignore[operator]
         with annotate(".rgb"):
-            rgb = conv2d(x, self.to_rgb_weight)
-            contribution = bias_act(rgb, self.to_rgb_bias, "linear", clamp=self.activation.clamp).to(image.dtype)
-            return x, contribution + (image if self.filter is None else upsample(image, self.filter.to(image.dtype)))
+            filter = None if self.filter is None else self.filter.to(x.dtype)
+            picture = ToPicture(self.to_rgb_weight, self.to_rgb_bias, filter, self.activation.clamp)
+            return act_rgb(*left, picture, image, keep=not last)
+
+    def _contribute(self, x: Tensor, image: Tensor) -> Tensor:
+        rgb = conv2d(x, self.to_rgb_weight[:, :, None, None])
+        contribution = bias_act(rgb, self.to_rgb_bias, "linear", clamp=self.activation.clamp).to(image.dtype)
+        return contribution + (image if self.filter is None else upsample(image, self.filter.to(image.dtype)))
 
 
 class FoldedConv(nn.Module):
@@ -189,6 +204,15 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return conv3x3_bias_act(x, self.weight, self.bias, self.activation)
+
+    def begin(self, x: Tensor) -> tuple[Tensor, Tensor | None, Activation | None]:
+        """Convolve, and leave to :func:`talk3d.ops.rgb.act_rgb` what it does in passing: bias and activation.
+
+        On a CPU the convolution does them in passing, and nothing is left.
+        """
+        if x.device.type == "cpu":
+            return self(x), None, None
+        return conv2d(x, self.weight, padding=1), self.bias, self.activation
 
 
 class FoldedSuperResolution(nn.Module):
@@ -213,7 +237,7 @@ class FoldedSuperResolution(nn.Module):
         """
         features = features if part else _resize(features, self.shape)
         with annotate("sr.b0"):
-            x, image = self.block0(features.to(self.block0.conv0_weight.dtype), features[:, :_RGB])
+            x, image = self.block0(features.to(self.block0.conv0_weight.dtype), features[:, :_RGB], last=False)
         with annotate("sr.b1"):
-            _, image = self.block1(x, image)
+            _, image = self.block1(x, image, last=True)
         return image

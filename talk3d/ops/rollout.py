@@ -72,6 +72,13 @@ def rollout_conv(
                 [18., 27., 27., 18.],
                 [12., 18., 18., 12.]])
     """
+    exchanges = _check(planes, weight, bias, axes)
+    convolved: Tensor = _forward(planes, weight, bias, exchanges, impl=impl)
+    return convolved
+
+
+def _check(planes: Tensor, weight: Tensor, bias: Tensor | None, axes: RolloutAxes) -> list[int]:
+    """Check shapes, types and options; returns the exchanges as the operator takes them."""
     if axes not in EXCHANGES:
         raise ValueError(f"axes must be one of {', '.join(EXCHANGES)}, got {axes!r}")
     if planes.ndim != 5 or planes.shape[1] != 3 or planes.shape[3] != planes.shape[4]:
@@ -86,9 +93,7 @@ def rollout_conv(
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
             _check_like("planes", planes, name, tensor)
-    exchanges = [number for exchange in EXCHANGES[axes] for number in exchange]
-    convolved: Tensor = _forward(planes, weight, bias, exchanges, impl=impl)
-    return convolved
+    return [number for exchange in EXCHANGES[axes] for number in exchange]
 
 
 def _check_like(first: str, like: Tensor, name: str, tensor: Tensor) -> None:

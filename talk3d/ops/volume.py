@@ -160,10 +160,25 @@ def render_rays(
     hidden = _check(planes, decoder, origins, directions)
     jitter = _check_noise("jitter", jitter, origins, options.coarse)
     u = _check_noise("u", u, origins, options.fine) if options.fine else None
+    with annotate("render"):
+        rays = torch.cat([origins, directions, _limits(origins, directions, options)], dim=2)
+        flat = torch.cat([part.flatten() for part in decoder])
+        return _render(planes, (flat, hidden), rays, (jitter, u), options, impl)
+
+
+def _render(
+    planes: Tensor | PackedPlanes,
+    decoder: tuple[Tensor, int],
+    rays: Tensor,
+    noise: tuple[Tensor | None, Tensor | None],
+    options: RenderOptions,
+    impl: str | None,
+) -> Rendered:
+    """Render with a decoder in one piece and the width of its hidden layer, and rays with limits ``[B, R, 8]``."""
     published = options.coupled == "published"
     settings = _Settings(
         2 / options.box_warp,
-        hidden,
+        decoder[1],
         options.coarse,
         options.fine,
         options.disparity,
@@ -171,28 +186,20 @@ def render_rays(
         options.clamp_depth and not published,
         options.min_weight,
     )
-    with annotate("render"):
-        texels, pairs = _texels(planes, options.axes, origins, merge=False, renders=True)
-        features, depth, weight, depths, _ = _forward(
-            texels,
-            torch.cat([part.flatten() for part in decoder]),
-            torch.cat([origins, directions, _limits(origins, directions, options)], dim=2),
-            jitter,
-            u,
-            list(pairs),
-            [float(number) for number in settings],
-            impl=impl,
-        )
-        if published and options.clamp_depth and depths.numel():
-            depth = depth.clamp(depths.min(), depths.max())
-        return Rendered(features, depth, weight)
+    texels, pairs = _texels(planes, options.axes, rays, merge=False, renders=True)
+    numbers = [float(number) for number in settings]
+    features, depth, weight, depths, _ = _forward(texels, decoder[0], rays, *noise, list(pairs), numbers, impl=impl)
+    if published and options.clamp_depth and depths.numel():
+        depth = depth.clamp(depths.min(), depths.max())
+    return Rendered(features, depth, weight)
 
 
 def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tensor:
     """Near and far of each ray ``[B, R, 2]``; constants for the derivative."""
     if options.near != "auto" and options.far != "auto":
-        # filled where they are: numbers that come from the host wait for a GPU, and no graph can capture that
-        return torch.stack([origins.new_full(origins.shape[:2], limit) for limit in (options.near, options.far)], -1)
+        # not a tensor of both, which would be copied from the host: a GPU would be waited for, and no graph captured
+        ends = [origins.new_full((1, 1, 1), end) for end in (options.near, options.far)]
+        return torch.cat(ends, dim=2).expand(*origins.shape[:2], 2)
     origins, directions = origins.detach(), directions.detach()
     inverse = 1 / directions
     faces = torch.stack([-options.box_warp / 2 - origins, options.box_warp / 2 - origins]) * inverse  # [2, B, R, 3]

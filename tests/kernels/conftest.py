@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
-import compiled_triton
+import compiled_triton  # noqa: E402
 
 SCRIPTS = {
     "renderer": [str(REPOSITORY / "tests" / "kernels" / "test_compile.py")],

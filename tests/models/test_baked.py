@@ -10,6 +10,7 @@ from talk3d.cameras import rays, unpack
 from talk3d.models import Conditions
 from talk3d.models.baked import GRAPHS, _pencils
 from talk3d.ops import border_planes
+from talk3d.ops.pencil import pencil_rays
 
 LIMIT = 1e-5  # relative L2 in float32: some rounding of a dozen layers
 
@@ -149,6 +150,32 @@ def test_a_captured_frame_is_the_uncaptured_one(make_avatar):
     assert relative(found.cpu(), expected) <= 1e-3  # convolutions in TF32
 
 
+class TestEightBits:
+    def test_is_close_and_opt_in(self, make_avatar):
+        avatar = make_avatar("aligned")
+        for block in (avatar.identity.superresolution.block0, avatar.identity.superresolution.block1):
+            block.to_rgb.weight.mul_(0.02)
+        tokens, eyes = avatar.bake().tokens(*drive()), cameras(avatar)
+        plain = avatar.bake(torch.bfloat16).frames(tokens, eyes).image
+        found = avatar.bake(torch.bfloat16, superresolution="8bit").frames(tokens, eyes).image
+        mse = (found - plain).square().mean()
+        assert 0 < mse <= 4 / 10**4.5
+
+    def test_is_refused_where_it_shows(self, make_avatar):
+        avatar = make_avatar(None)
+        for block in (avatar.identity.superresolution.block0, avatar.identity.superresolution.block1):
+            block.to_rgb.weight.mul_(50)
+        with pytest.raises(ValueError, match="below 45 dB it is not used"):
+            avatar.bake(superresolution="8bit")
+        with pytest.raises(ValueError, match="superresolution must be 'plain' or '8bit', got '4bit'"):
+            avatar.bake(superresolution="4bit")
+
+    def test_a_device_without_it_is_a_sentence(self, make_avatar, monkeypatch):
+        monkeypatch.setattr("talk3d.models.baked.why_not", lambda kind, device: f"{kind} is not there")
+        with pytest.raises(ValueError, match="int8 is not there"):
+            make_avatar(None).bake(superresolution="8bit")
+
+
 class TestMemory:
     def test_a_batch_that_is_too_large_is_halved(self, make_avatar, monkeypatch):
         baked = make_avatar("aligned").bake()
@@ -202,6 +229,14 @@ def test_rays_are_those_of_the_cameras(make_avatar):
     avatar = make_avatar(None)
     eyes = cameras(avatar)
     eyes[:, 17] = 0.1  # skew
-    found = avatar.bake()._rays(_pencils(eyes), 7)
-    for mine, theirs in zip(found, rays(*unpack(eyes), 7), strict=True):
+    found = pencil_rays(_pencils(eyes), 7, avatar.identity.config.rendering).split((3, 3, 2), dim=2)
+    for mine, theirs in zip(found, rays(*unpack(eyes), 7), strict=False):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_device_without_bfloat16_is_a_sentence(make_avatar, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(
+        ValueError, match=r"cuda:1 has compute capability 7\.5 and bfloat16 needs 8\.0: bake with torch"
+    ):
+        make_avatar(None).bake(torch.bfloat16, device="cuda:1")

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
-from torch.nn.functional import linear
+from torch.nn.functional import gelu, layer_norm, linear
 
 from talk3d.ops import plane_linear
-from talk3d.testing import assert_rule, outputs_and_gradients
+from talk3d.ops.linear import plane_linear_act
+from talk3d.ops.registry import operators
+from talk3d.testing import assert_as_accurate, assert_rule, outputs_and_gradients
 
 
 @pytest.fixture(params=["reference", "torch"])
@@ -117,3 +119,84 @@ class TestContract:
         x, weight, bias = make(grad=False)
         with pytest.raises(ValueError, match=message):
             plane_linear(**{"x": x, "weight": weight, "bias": bias} | change)
+
+
+SIZES = [(1, 1, 1, 1), (5, 7, 4, 5), (6, 70, 66, 2)]  # rows, width, out, places; the last in several blocks
+
+
+@pytest.fixture(params=["reference", "torch", "triton"])
+def fused(request: pytest.FixtureRequest) -> str:
+    if reason := operators()["plane_linear_act"].why_not(request.param, torch.ones(1, 1, 1)):
+        pytest.skip(reason)
+    return request.param
+
+
+def make_act(
+    rows: int, width: int, out: int, places: int, *, gate: bool, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Rows whose mean is large, weights, a bias of each place, and a residual whose strides are not its own."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (3, rows, width), (3, (1 + gate) * out, width), (3, places, (1 + gate) * out), (rows, 3, out)
+    x, weight, bias, residual = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return [part.to(dtype) for part in (x + 2, weight / width**0.5, bias, residual.transpose(0, 1))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("normalise", "gate"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_fused_layers_are_as_accurate_as_the_reference(fused, sizes, normalise, gate, dtype):
+    options = {"normalise": normalise, "gate": gate}
+    exact = plane_linear_act(*make_act(*sizes, gate=gate, dtype=torch.float64), **options, impl="reference")
+    inputs = make_act(*sizes, gate=gate, dtype=dtype)
+    plain = plane_linear_act(*inputs, **options, impl="reference")
+    assert_as_accurate([plane_linear_act(*inputs, **options, impl=fused)], [plain], [exact])
+
+
+def test_a_gated_layer_is_what_it_says(fused):
+    x, weight, bias, residual = make_act(4, 6, 3, 2, gate=True)
+    layer = zip(layer_norm(x, (6,)), weight, bias, strict=True)
+    value, gate = torch.stack([linear(*part) + offset.repeat(2, 1) for *part, offset in layer]).chunk(2, dim=2)
+    expected = value * gelu(gate)
+    found = plane_linear_act(x, weight, bias, normalise=True, gate=True, impl=fused)
+    torch.testing.assert_close(found, expected)
+    found = plane_linear_act(x, weight, bias, residual, normalise=True, gate=True, impl=fused)
+    torch.testing.assert_close(found, expected + residual)
+
+
+def test_fused_layers_of_no_rows(fused):
+    x, weight, bias, _ = make_act(0, 3, 2, 1, gate=False)
+    assert plane_linear_act(x, weight, bias, normalise=True, impl=fused).shape == (3, 0, 2)
+
+
+def test_a_row_that_is_not_a_number_spoils_itself_alone(fused):
+    x, weight, bias, _ = make_act(3, 4, 2, 1, gate=False)
+    x[0, 1, 2] = torch.nan
+    found = plane_linear_act(x, weight, bias, normalise=True, impl=fused).isnan()
+    assert found[0, 1].all()
+    assert found.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.ones(3, 4)}, r"x must be \[planes, rows, channels\] .* got \[3, 4\]"),
+        ({"weight": torch.ones(3, 5, 4)}, r"weight must have the shape \[3, out, 4\], out even, got \[3, 5, 4\]"),
+        ({"bias": torch.ones(3, 4, 6)}, r"bias must be \[3, places, 6\], places dividing 2, got \[3, 4, 6\]"),
+        ({"residual": torch.ones(3, 2, 6)}, r"residual must have the shape \[3, 2, 3\], got \[3, 2, 6\]"),
+        ({"bias": torch.ones(3, 1, 6).double()}, r"bias \(torch.float64, cpu\) must have the type and device of x"),
+    ],
+)
+def test_bad_fused_layers(change, message):
+    given = {"x": torch.ones(3, 2, 4), "weight": torch.ones(3, 6, 4), "bias": torch.ones(3, 1, 6), "gate": True}
+    with pytest.raises(ValueError, match=message):
+        plane_linear_act(**given | change)
+
+
+def test_opcheck_fused(fused):
+    opcheck(torch.ops.talk3d.plane_linear_act.default, (*make_act(5, 7, 4, 5, gate=True), True, True, 1e-5, fused))
+
+
+def test_the_derivative_of_a_fused_layer_is_refused(fused):
+    x, *others = make_act(5, 7, 4, 5, gate=False)
+    with pytest.raises(NotImplementedError, match="it is for inference"):
+        plane_linear_act(x.requires_grad_(), *others, impl=fused).sum().backward()
