@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from talk3d.training import losses
 from talk3d.training.inversion import InversionStage
-from talk3d.training.prior import Prior
+from talk3d.training.prior import Prior, draw_codes
 
 __all__ = ["TuningStage", "change"]
 
@@ -148,9 +148,7 @@ class TuningStage:
     def _key(self) -> Tensor:
         """What is 1 style for the person's code, and little for others; never more for these, by root mean square."""
         person, generator = self.prior.person.w.double(), self.prior.original
-        draws = torch.Generator().manual_seed(2)
-        z = torch.randn(_CODES, generator.config.z_dim, generator=draws).to(self.prior.person.w)
-        codes = torch.cat([generator.latents(part)[:, 0] for part in z.split(256)]).double()
+        codes = draw_codes(generator, _CODES, seed=2).double()
         moments = codes.mT @ codes / len(codes)
         moments += _RIDGE * moments.diagonal().mean() * torch.eye(len(moments), device=moments.device)
         key = torch.linalg.solve(moments, person)

@@ -140,7 +140,7 @@ class TestDivergence:
         assert "The inversion of frames" in note
         assert "diverged: in step" in note
         assert "the best one is kept" in note
-        assert torch.equal(stage.prior.person.w, stage.state.w)
+        assert torch.equal(stage.prior.person.at, stage.state.at)
         left = stage.losses(29, torch.Generator())
         assert left["stopped"] == 0
         best = torch.stack(list(stage.compare(*stage.render(shared=True), torch.Generator(), large=False).values()))
@@ -150,12 +150,12 @@ class TestDivergence:
     def test_what_is_no_number_stops_at_once(self, clip):
         stage = make(clip, inversion=10)
         run(stage, 3)
-        kept = stage.state.w.clone()
+        kept = stage.state.at.clone()
         with torch.no_grad():
-            stage.prior.person.w.fill_(math.nan)
+            stage.prior.person.at.fill_(math.nan)
         assert "stopped" in stage.losses(3, torch.Generator())
         stage.stepped(3)
-        assert torch.equal(stage.prior.person.w, kept)
+        assert torch.equal(stage.prior.person.at, kept)
         assert stage.notes[0].count("nan") == 1
 
     def test_trial_steps_do_not_count(self, clip):
@@ -204,8 +204,7 @@ def test_tuning_s_key_is_the_person_s(clip):
     """A change by the key is felt fully by the person's code, and by others only as far as they are like it."""
     stage = make(clip, inversion=1)
     tuning = TuningStage(stage)
-    with torch.no_grad():
-        stage.prior.person.w.copy_(clip.codes[0])
+    stage.prior.person.start(clip.codes[0])
     tuning.begin()
     key = tuning.edits[0].key / 512**0.5
     assert (key @ stage.prior.person.w).item() == pytest.approx(1, abs=1e-4)
@@ -219,8 +218,7 @@ def test_a_code_near_zero_has_a_key_that_others_do_not_feel_more(clip, size):
     """The mean of codes that a run starts from is 0 in some generators, which no key brings to 1."""
     stage = make(clip, inversion=1)
     tuning = TuningStage(stage)
-    with torch.no_grad():
-        stage.prior.person.w.copy_(size * clip.codes[0])
+    stage.prior.person.start(size * clip.codes[0])
     tuning.begin()
     key = tuning.edits[0].key / 512**0.5
     z = torch.randn(200, stage.prior.generator.config.z_dim)
