@@ -73,7 +73,7 @@ class PriorConfig:
     """Adam's learning rate for the styles of the person's code, and in standard deviations of planes for those."""
 
     locality: float = 0.3
-    """How much renders of other codes must stay as they were."""
+    """How much renders of codes near the person's must stay as they were; others do in any case."""
 
     rounds: int = 3
     """How often each frame of the clip is rendered to find its camera."""

@@ -184,6 +184,13 @@ class Prior:
         identity.w.copy_(self.person.w)
         identity.decoder.load_state_dict(self.generator.decoder.state_dict())
         identity.superresolution.load_state_dict(self.generator.superresolution.state_dict())
+        # an identity has one code, so that what tuning adds to its styles is a bias
+        own = dict(identity.superresolution.named_modules())
+        for name, layer in self.generator.superresolution.named_modules():
+            affine = getattr(layer, "affine", None)
+            if isinstance(affine, nn.Module):
+                found, plain = affine(self.person.w[None])[0], own[f"{name}.affine"](self.person.w[None])[0]
+                own[f"{name}.affine"].get_parameter("bias").add_(found - plain)
 
     @torch.no_grad()
     def place(self, cameras: CameraTrack, pivot: Sequence[float], start: Float[Tensor, "frame 6"]) -> None:
