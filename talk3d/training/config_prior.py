@@ -30,7 +30,8 @@ class InversionLosses:
     """Absolute difference within the face, once more."""
 
     offsets: float = 1e-3
-    """Length of the frames' offsets from the person's code, in standard deviations of codes: the code is the person."""
+    """Squares of the frames' offsets from the person's code, in standard deviations along codes' principal axes: the
+    code is the person."""
 
     poses: float = 0.01
     """Cameras against where they were tracked: squares, in degrees and in hundredths of a unit."""
@@ -59,7 +60,8 @@ class PriorConfig:
     """Steps that find the person's code, the frames' offsets and their cameras."""
 
     code_rate: float = 0.05
-    """Adam's learning rate for the code, in standard deviations of a code's number; a fifth of it for offsets."""
+    """Adam's learning rate for the code, in standard deviations along codes' principal axes; a fifth of it for
+    offsets."""
 
     pose_rate: float = 5e-3
     """For turns in radians; a third of it for shifts in units of the world."""
@@ -71,7 +73,7 @@ class PriorConfig:
     """Adam's learning rate for the styles of the person's code, and in standard deviations of planes for those."""
 
     locality: float = 0.3
-    """How much renders of other codes must stay as they were."""
+    """How much renders of codes near the person's must stay as they were; others do in any case."""
 
     rounds: int = 3
     """How often each frame of the clip is rendered to find its camera."""

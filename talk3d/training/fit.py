@@ -84,6 +84,7 @@ def fit(
     with _withdrawn_on_failure(folder, mine=team.leads and not folder.exists()):
         if team.leads:
             generator = _generator(config, folder)  # before a run begins that could not go on
+            _check_part(config, generator)
             _open(dataset, out, config, resume=resume)
         team.wait()
         if not team.leads:
@@ -144,6 +145,20 @@ def _withdrawn_on_failure(folder: Path, *, mine: bool) -> Iterator[None]:
 def _generator(config: FitConfig, folder: Path) -> TriPlaneGenerator | None:
     prior = config.prior
     return None if prior.generator is None else read_generator(prior.generator, folder, prior.axes)
+
+
+def _check_part(config: FitConfig, generator: TriPlaneGenerator | None) -> None:
+    """A part of a view is super-resolved as it is, which takes a view that is."""
+    side, variant = config.model.view, config.model.superresolution
+    if generator is not None:
+        side, variant = generator.config.resolution, generator.config.superresolution
+    shape = VARIANTS[variant]
+    fits = side == shape.size or (shape.only_enlarge and side > shape.size)
+    if config.driver.part < 1 and not fits:
+        raise ValueError(
+            f"driver.part must be 1 here, got {config.driver.part}: views have {side} pixels a side, and "
+            f"super-resolution first makes {shape.size} of them, which it cannot do with a part"
+        )
 
 
 def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Path:

@@ -23,6 +23,7 @@ _SHARED = 0.4  # share of the steps in which all frames have one code, and rende
 # shares of the steps after which frames look around for a better pose, and how far, degrees
 _SEARCHES = ((0.15, 6.0), (0.3, 3.0), (0.38, 2.0), (0.6, 2.0))
 _FREE = 0.6  # share of the steps in which cameras only turn up and down, and to the sides
+_STARTS = 5  # codes to start from, between two means
 _PLACES = 5  # along yaw, and along pitch
 _BETTER = 0.97  # a place that is less better than this is none
 _RISE, _FALL = 0.05, 0.4  # shares of the steps in which learning rates grow, and fall
@@ -72,17 +73,18 @@ class InversionStage:
         self.prior.person.requires_grad_(True)
         self.state.reset()  # trial steps are none
         self.notes.clear()
+        self._begin_at_a_mean()
 
     def modules(self) -> dict[str, nn.Module]:
         """The person, what was best, and the cameras."""
         return {"person": self.prior.person, "state": self.state, "cameras": self.context.cameras}
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam, in units of a code's spread."""
-        person, rate = self.prior.person, self.config.code_rate * self.prior.spread
+        """Adam, along the axes of codes."""
+        person, rate = self.prior.person, self.config.code_rate
         groups = [
-            {"params": [person.w], "lr": rate},
-            {"params": [person.offsets], "lr": _OFFSET_RATE * rate},
+            {"params": [person.at], "lr": rate},
+            {"params": [person.offsets_at], "lr": _OFFSET_RATE * rate},
             {"params": [person.turn], "lr": self.config.pose_rate},
             {"params": [person.shift], "lr": _SHIFT_RATE * self.config.pose_rate},
         ]
@@ -97,7 +99,7 @@ class InversionStage:
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Render all frames, and compare."""
         if self.state.stopped:
-            return {"stopped": 0 * self.prior.person.w.sum()}
+            return {"stopped": 0 * self.prior.person.at.sum()}
         late, self._free = step >= _SHARED * self.steps, step >= _FREE * self.steps
         for share, reach in _SEARCHES:
             if step == round(share * self.steps):
@@ -105,14 +107,13 @@ class InversionStage:
         terms = self.compare(*self.render(shared=not late), generator, large=late)
         person, weights = self.prior.person, self.config.losses
         if late and weights.offsets:
-            far = (person.offsets / self.prior.spread).square().mean(1)
-            terms["offsets"] = weights.offsets * far.mean()
+            terms["offsets"] = weights.offsets * person.offsets_at.square().mean()
         if weights.poses:
             turn, shift = torch.rad2deg(person.turn).square().mean(), (100 * person.shift).square().mean()
             terms["poses"] = weights.poses * 0.1 * (turn + shift)
         total = float(torch.stack([term.detach() for term in terms.values()]).sum())
         if self._diverged(step, total):
-            return {"stopped": 0 * person.w.sum()}
+            return {"stopped": 0 * person.at.sum()}
         return terms
 
     def batch(self) -> str:
@@ -186,6 +187,22 @@ class InversionStage:
     @property
     def _pivot(self) -> tuple[float, float, float]:
         return self.context.identity.config.pivot
+
+    @torch.no_grad()
+    def _begin_at_a_mean(self) -> None:
+        """Start from what the frames are most like: codes' mean, the mean that they are truncated to, or between."""
+        prior, average = self.prior, self.prior.original.mapping.w_avg
+        if average is None:
+            prior.person.start(prior.mean)
+            return
+        self._free = False
+        cameras, errors = self._cameras(prior.person.turn), []
+        starts = [torch.lerp(average, prior.mean, share) for share in torch.linspace(0, 1, _STARTS).tolist()]
+        for code in starts:
+            seen = prior.generator.render(prior.planes(code[None]), cameras).features[:, :3]
+            errors.append(losses.l1(seen, self.target.view_image).item())
+            prior.count(self.name, len(cameras))
+        prior.person.start(starts[errors.index(min(errors))])
 
     @torch.no_grad()
     def _search(self, reach: float, *, shared: bool) -> None:

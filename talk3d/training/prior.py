@@ -21,9 +21,12 @@ from talk3d.weights.convert import convert
 from talk3d.weights.load import load_generator
 from talk3d.weights.store import FILE
 
-__all__ = ["FilledTargets", "Person", "Prior", "choose_frames", "correction", "read_generator"]
+__all__ = ["FilledTargets", "Person", "Prior", "choose_frames", "correction", "draw_codes", "read_generator"]
 
-_CODES = 512  # of which mean and spread are taken
+_CODES, _RIDGE = (
+    2048,
+    0.01,
+)  # of which mean and axes are taken; what is added to their variances, as a share of the mean
 _NAMED = 12  # frames in a sentence
 _LIPS, _CORNERS = (13, 14), (33, 263)  # middles of the inner lips, outer corners of the eyes
 
@@ -78,27 +81,50 @@ class FilledTargets(Targets):
 class Person(nn.Module):
     """The person's code, the frames' offsets from it, and corrections of their cameras.
 
+    Codes lie along the principal axes of a generator's codes, in units of the standard deviation along each: steps are
+    as long as codes differ there, so that what is found is as likely a code as can be (Zhu et al. 2020, "Improved
+    StyleGAN embedding: where are the good latents?").
+
     Args:
         code: To start from ``[w_dim]``.
+        axes: Of codes, as columns as long as a standard deviation ``[w_dim, w_dim]``.
         frames: How many.
 
     Attributes:
-        w: ``[w_dim]``.
-        offsets: ``[K, w_dim]``.
+        origin: Where the axes meet ``[w_dim]``.
+        at: Where the person is along them ``[w_dim]``.
+        offsets_at: ``[K, w_dim]``.
         turn: Rotation vectors about the camera's pivot, radians ``[K, 3]``.
         shift: Units of the world ``[K, 3]``.
     """
 
-    def __init__(self, code: Float[Tensor, " w_dim"], frames: int) -> None:
+    origin: Tensor
+    axes: Tensor
+
+    def __init__(self, code: Float[Tensor, " w_dim"], axes: Float[Tensor, "w_dim w_dim"], frames: int) -> None:
         super().__init__()
-        self.w = nn.Parameter(code.clone())
-        self.offsets = nn.Parameter(torch.zeros(frames, len(code), device=code.device))
+        # parts of checkpoints: another machine may turn the axes another way
+        self.register_buffer("origin", code.clone())
+        self.register_buffer("axes", axes.clone())
+        self.at = nn.Parameter(torch.zeros_like(code))
+        self.offsets_at = nn.Parameter(torch.zeros(frames, len(code), device=code.device))
         self.turn = nn.Parameter(torch.zeros(frames, 3, device=code.device))
         self.shift = nn.Parameter(torch.zeros(frames, 3, device=code.device))
 
+    @property
+    def w(self) -> Float[Tensor, " w_dim"]:
+        """The person's code."""
+        return self.origin + self.axes @ self.at
+
     def codes(self) -> Float[Tensor, "frame w_dim"]:
         """Of all frames."""
-        return self.w + self.offsets
+        return self.w + self.offsets_at @ self.axes.mT
+
+    @torch.no_grad()
+    def start(self, code: Float[Tensor, " w_dim"]) -> None:
+        """Move the person to a code, where the axes then meet."""
+        self.origin.copy_(code)
+        self.at.zero_()
 
 
 class Prior:
@@ -113,7 +139,7 @@ class Prior:
         generator: The one that is tuned.
         person: Where the person is in it.
         frames: Which were chosen.
-        spread: Standard deviation of a code's numbers.
+        mean: Of the generator's codes ``[w_dim]``.
         residual: What tuning adds to the planes of a code.
         passes: Renders of a frame so far, by stage.
         notes: Sentences on what was done.
@@ -124,14 +150,11 @@ class Prior:
         self.original = generator.to(device).eval().requires_grad_(False)
         self.generator = copy.deepcopy(self.original)
         self.frames = choose_frames(targets, count)
-        draws = torch.Generator().manual_seed(0)
-        z = torch.randn(_CODES, generator.config.z_dim, generator=draws).to(device)
-        with torch.no_grad():
-            codes = torch.cat([generator.latents(part)[:, 0] for part in z.split(64)])
-        average = generator.mapping.w_avg
-        mean = codes.mean(0) if average is None else average
-        self.spread = (codes - codes.mean(0)).square().mean().sqrt().item()
-        self.person = Person(mean, len(self.frames)).to(device)
+        codes = draw_codes(self.original, _CODES, seed=0)
+        self.mean = codes.mean(0)
+        average = self.original.mapping.w_avg
+        start = self.mean if average is None else average
+        self.person = Person(start, _axes(codes), len(self.frames)).to(device)
         self.residual: nn.Module | None = None
         self.passes: dict[str, int] = {}
         self.notes = [f"The frames {', '.join(map(str, self.frames))} are inverted together."]
@@ -161,11 +184,33 @@ class Prior:
         identity.w.copy_(self.person.w)
         identity.decoder.load_state_dict(self.generator.decoder.state_dict())
         identity.superresolution.load_state_dict(self.generator.superresolution.state_dict())
+        # an identity has one code, so that what tuning adds to its styles is a bias
+        own = dict(identity.superresolution.named_modules())
+        for name, layer in self.generator.superresolution.named_modules():
+            affine = getattr(layer, "affine", None)
+            if isinstance(affine, nn.Module):
+                found, plain = affine(self.person.w[None])[0], own[f"{name}.affine"](self.person.w[None])[0]
+                own[f"{name}.affine"].get_parameter("bias").add_(found - plain)
 
     @torch.no_grad()
     def place(self, cameras: CameraTrack, pivot: Sequence[float], start: Float[Tensor, "frame 6"]) -> None:
         """Write the frames' cameras into a track, whose corrections were ``start``."""
         cameras.correction[self.frames] = start + correction(self.person.turn, self.person.shift, pivot)
+
+
+@torch.no_grad()
+def draw_codes(generator: TriPlaneGenerator, count: int, *, seed: int) -> Float[Tensor, "count w_dim"]:
+    """Codes that a generator makes of random vectors, the same for the same seed."""
+    weight = generator.mapping.embed.weight
+    z = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(seed)).to(weight)
+    return torch.cat([generator.latents(part)[:, 0] for part in z.split(256)])
+
+
+def _axes(codes: Float[Tensor, "count w_dim"]) -> Float[Tensor, "w_dim w_dim"]:
+    """Principal axes of codes as columns, which are as long as a standard deviation along them, and never 0."""
+    apart = (codes - codes.mean(0)).double()
+    variances, axes = torch.linalg.eigh(apart.mT @ apart / len(codes))
+    return (axes * (variances.clamp(min=0) + _RIDGE * variances.mean()).sqrt()).to(codes)
 
 
 def correction(

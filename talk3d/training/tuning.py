@@ -6,61 +6,87 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from talk3d.training import losses
 from talk3d.training.inversion import InversionStage
-from talk3d.training.prior import Prior
+from talk3d.training.prior import Prior, draw_codes
 
 __all__ = ["TuningStage", "change"]
 
-_CODES, _RIDGE = 4096, 0.01  # codes of which second moments are taken, and how much is added to their diagonal
+_CODES = 4096  # of which the one that is the most like the person says how far a change is felt
+_REACH = 0.5  # as a share of the way to that one
+_PLANES_RATE = 0.1  # of the styles': planes alone learn frames by heart, and not the person
 _WARM, _FINAL_RATE = 10, 0.1  # steps in which the rate grows; what is left of it in the end
 _OTHERS = 2  # codes in each step that must look as they did
-_TRUNCATION = (0.5, 1.0)  # share of the way from the mean at which they are drawn, as published, and at most
-_NEAR = 0.5  # of a half of them: how far from the person at most, as a share of the way to a drawn code
+_NEAR = (0.25, 0.5)  # how far from the person they are, as a share of the way to a drawn code
 _MEASURED = 4  # other codes of a figure
 
 
+class _Gate(nn.Module):
+    """How much a code feels of a change: the person's all, and none beyond some distance from it.
+
+    Distances are in standard deviations along the principal axes of codes.
+    """
+
+    code: Tensor
+    whiten: Tensor
+    reach: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # what a checkpoint need not hold: it is made of the person's code
+        self.register_buffer("code", torch.zeros(width), persistent=False)
+        self.register_buffer("whiten", torch.zeros(width, width), persistent=False)
+        self.register_buffer("reach", torch.ones(()), persistent=False)
+
+    @torch.no_grad()
+    def set(self, prior: Prior) -> None:
+        """Put the person in the middle."""
+        axes = prior.person.axes
+        self.code.copy_(prior.person.w)
+        self.whiten.copy_(axes / axes.square().sum(0))
+        self.reach.copy_(_REACH * self._far(draw_codes(prior.original, _CODES, seed=2)).min())
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x = (1 - (self._far(codes) / self.reach).square()).clamp(min=0)
+        return x.square() * (3 - 2 * x)  # smooth at both ends
+
+    def _far(self, codes: Tensor) -> Tensor:
+        return ((codes - self.code) @ self.whiten).norm(dim=1)
+
+
 class _Edit(nn.Module):
-    """A change of rank one of an affine layer, that the person's code feels and others hardly: style by key."""
+    """What is added to the styles that an affine layer makes of a code."""
 
-    key: Tensor
-
-    def __init__(self, styles: int, width: int) -> None:
+    def __init__(self, styles: int, gate: _Gate) -> None:
         super().__init__()
         self.style = nn.Parameter(torch.zeros(styles))
-        # what a checkpoint need not hold: it is made of the person's code
-        self.register_buffer("key", torch.zeros(width), persistent=False)
+        self._gate = [gate]  # not a part of this one
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.style[:, None] * self.key
+    def forward(self, layer: nn.Module, given: tuple[Tensor], styles: Tensor) -> Tensor:
+        return styles + self._gate[0](given[0])[:, None] * self.style
 
 
 class _Residual(nn.Module):
-    """What is added to the planes of a code: as much as the code is the person's."""
+    """What is added to the planes of a code."""
 
-    key: Tensor
-
-    def __init__(self, planes: torch.Size, width: int) -> None:
+    def __init__(self, planes: torch.Size, gate: _Gate) -> None:
         super().__init__()
         self.planes = nn.Parameter(torch.zeros(planes))
-        self.register_buffer("key", torch.zeros(width), persistent=False)
+        self._gate = [gate]
 
     def forward(self, codes: Tensor) -> Tensor:
-        share = codes @ self.key / len(self.key) ** 0.5
-        return share[:, None, None, None, None] * self.planes
+        return self._gate[0](codes)[:, None, None, None, None] * self.planes
 
 
 class TuningStage:
-    """Tunes how a generator's backbone reads the person's code; see :class:`talk3d.training.stage.Stage`.
+    """Tunes what a generator makes of the person's code; see :class:`talk3d.training.stage.Stage`.
 
-    Each affine layer, which turns a code into styles, gets a change of rank one: the styles of the person's code move
-    freely, those of other codes by as much as they are like it. "Like" is measured by the second moments of codes, so
-    that the mean square of what others feel is the least that there can be (as Bau et al. 2020 rewrite a generator).
-    Styles are few; what they cannot show is added to the planes, by the same measure. Where it still shows, renders of
-    other codes are held to what they were, by the locality regulariser of PTI (Roich et al. 2022). Convolutions,
-    decoder and super-resolution stay.
+    Something is added to the styles of each layer, of super-resolution too, and a little to the planes. Codes
+    feel it by how near they are to the person's: this one all of it, and one that is half as far as the nearest of
+    thousands that were drawn nothing at all, so that a code that is drawn keeps its looks to the last bit. Where it
+    fades, renders of codes are held to what they were by the locality regulariser of PTI (Roich et al. 2022).
+    All weights stay.
 
     Args:
         inversion: The stage before.
@@ -74,17 +100,18 @@ class TuningStage:
         self.config = inversion.config
         self.steps = self.config.tuning
         self.edits = nn.ModuleList()
-        for layer in self.prior.generator.backbone.modules():
+        self.gate = _Gate(len(self.prior.person.w)).to(self.context.device)
+        generator = self.prior.generator
+        for layer in (*generator.backbone.modules(), *generator.superresolution.modules()):
             affine = getattr(layer, "affine", None)
             if isinstance(affine, nn.Module):
-                styles, width = affine.get_parameter("weight").shape
-                edit = _Edit(styles, width).to(self.context.device)
-                register_parametrization(affine, "weight", edit)
+                edit = _Edit(len(affine.get_parameter("weight")), self.gate).to(self.context.device)
+                affine.register_forward_hook(edit)
                 self.edits.append(edit)
         with torch.no_grad():
             made = self.prior.planes(self.prior.person.w[None])
         self._scale = made.std().item()
-        self.residual = _Residual(made.shape[1:], len(self.prior.person.w)).to(self.context.device)
+        self.residual = _Residual(made.shape[1:], self.gate).to(self.context.device)
         self.prior.residual = self.residual
 
     def begin(self) -> None:
@@ -93,10 +120,9 @@ class TuningStage:
         self.context.cameras.requires_grad_(False)
         self.prior.person.requires_grad_(False)
         self.prior.generator.requires_grad_(False)
-        key = self._key()
-        for change_of in (*self.edits, self.residual):
+        self.gate.set(self.prior)
+        for change_of in (self.edits, self.residual):
             change_of.requires_grad_(True)
-            change_of.get_buffer("key").copy_(key)
 
     def modules(self) -> dict[str, nn.Module]:
         """The changes."""
@@ -107,7 +133,7 @@ class TuningStage:
         rate = self.config.tuning_rate
         groups = [
             {"params": list(self.edits.parameters()), "lr": rate},
-            {"params": list(self.residual.parameters()), "lr": rate * self._scale},
+            {"params": list(self.residual.parameters()), "lr": _PLANES_RATE * rate * self._scale},
         ]
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
@@ -133,46 +159,26 @@ class TuningStage:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """PSNR of the frames, and by how many percent renders of other codes have changed."""
+        """PSNR of the frames, and by how many percent renders of other codes, and of near ones, have changed."""
         prior, draws = self.prior, torch.Generator().manual_seed(1)
         z = torch.randn(_MEASURED, prior.generator.config.z_dim, generator=draws).to(self.context.device)
-        ws = prior.original.latents(z, psi=_TRUNCATION[1])
-        return self.inversion.measure() | {"change %": 100 * change(prior, ws)}
+        ws = prior.original.latents(z)
+        near = torch.lerp(prior.person.w, ws, _NEAR[0])
+        changes = {"change %": 100 * change(prior, ws), "near change %": 100 * change(prior, near)}
+        return self.inversion.measure() | changes
 
     @torch.no_grad()
     def preview(self) -> dict[str, Tensor]:
         """Frames, and what the generator makes of their codes."""
         return self.inversion.preview()
 
-    @torch.no_grad()
-    def _key(self) -> Tensor:
-        """What is 1 style for the person's code, and little for others; never more for these, by root mean square."""
-        person, generator = self.prior.person.w.double(), self.prior.original
-        draws = torch.Generator().manual_seed(2)
-        z = torch.randn(_CODES, generator.config.z_dim, generator=draws).to(self.prior.person.w)
-        codes = torch.cat([generator.latents(part)[:, 0] for part in z.split(256)]).double()
-        moments = codes.mT @ codes / len(codes)
-        moments += _RIDGE * moments.diagonal().mean() * torch.eye(len(moments), device=moments.device)
-        key = torch.linalg.solve(moments, person)
-        # a code near 0, which the mean that trial steps start from may be, is felt by others more than by itself, and 0
-        # by nobody: only as far as others feel no more than 1 is it brought to 1
-        felt = (key @ person).clamp(min=1)
-        # layers scale their weights by the root of the width
-        return (key / felt * len(person) ** 0.5).to(self.prior.person.w)
-
     def _locality(self, generator: torch.Generator) -> Tensor:
-        """How much renders of other codes have changed: mean square of differences, by that of the renders."""
+        """How much renders of codes near the person have changed: differences, and mean square by that of renders."""
         prior, person = self.prior, self.prior.person
         z = torch.randn(_OTHERS, prior.generator.config.z_dim, generator=generator).to(person.w)
-        psi = torch.rand(_OTHERS, 1, generator=generator).to(person.w)
-        codes = prior.original.latents(z)[:, 0]
-        mean = prior.original.mapping.w_avg
-        if mean is not None:
-            low, high = _TRUNCATION
-            codes = mean + (low + (high - low) * psi) * (codes - mean)
-        # the half that is near the person, where a change shows first
-        near = person.w + _NEAR * psi * (codes - person.w)
-        codes = torch.where(torch.arange(_OTHERS, device=codes.device)[:, None] < _OTHERS // 2, near, codes)
+        low, high = _NEAR
+        share = low + (high - low) * torch.rand(_OTHERS, 1, generator=generator).to(person.w)
+        codes = torch.lerp(person.w, prior.original.latents(z)[:, 0], share)
         ws = codes[:, None].expand(-1, prior.generator.backbone.num_ws, -1)
         camera = self.context.cameras(torch.tensor(prior.frames[:1], device=codes.device)).detach().expand(_OTHERS, -1)
         with torch.no_grad():

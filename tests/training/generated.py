@@ -78,6 +78,7 @@ class Generated:
         self, generator: TriPlaneGenerator, frames: int = 4, *, error: float = 3.0, offset: float = 0.02, seed: int = 0
     ) -> None:
         config, draws = generator.config, torch.Generator().manual_seed(seed)
+        self.generator = generator
         self.meta = SimpleNamespace(
             camera=SimpleNamespace(focal=config.focal, pivot=config.pivot, radius=config.radius),
             source={"name": "generated"},

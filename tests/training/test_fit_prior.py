@@ -125,6 +125,13 @@ def test_a_file_that_is_no_generator(command, tmp_path, capsys, kind):
     assert not (tmp_path / "ada").exists()
 
 
+def test_a_part_of_a_view_that_is_not_super_resolved_as_it_is(command, tmp_path, capsys):
+    assert cli.main([*command, "--driver.part", "0.625"]) == 1
+    error = capsys.readouterr().err
+    assert "driver.part must be 1 here, got 0.625: views have 16 pixels a side" in error
+    assert not (tmp_path / "ada.fit" / "run.json").exists()
+
+
 def test_a_run_goes_on_with_its_generator(command, clip, tmp_path, monkeypatch):
     from talk3d.training.tracking import TrackingStage
 

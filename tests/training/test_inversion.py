@@ -12,6 +12,7 @@ import torch
 
 from talk3d import cameras as cams
 from talk3d.training import inversion as module
+from talk3d.training import losses
 from talk3d.training.inversion import InversionStage
 from talk3d.training.loop import generator_of, train
 from talk3d.training.perceptual import Perceptual
@@ -60,51 +61,101 @@ def clip():
     return Generated(small_generator())
 
 
-@pytest.fixture(scope="module")
-def found(clip):
-    """Both stages, and what was measured after each."""
+def elsewhere(stage, clip):
+    """PSNR of pictures of the hidden codes from where no frame is, decibels."""
+    made, prior, frames = clip.generator, stage.prior, stage.prior.frames
+    found = []
+    with torch.no_grad():
+        hidden, codes = clip.codes[frames], prior.person.codes()
+        planes = prior.planes(codes)
+        for yaw, pitch in ((7, 3), (-7, -3), (4, -4), (-12, 0)):
+            camera = clip._cameras(made.config, clip.yaw[frames] + yaw, clip.pitch[frames] + pitch)
+            truth = made(hidden[:, None].expand(-1, made.backbone.num_ws, -1), camera).image.clamp(-1, 1)
+            image = prior.enlarge(prior.generator.render(planes, camera), codes)
+            found.append(losses.psnr(image, truth, torch.ones_like(truth[:, :1])))
+    return torch.stack(found).mean().item()
+
+
+def disturbed(share):
+    """The generator with each weight of its backbone's convolutions off by a share of their deviation."""
+    generator, draws = small_generator(), torch.Generator().manual_seed(11)
+    for name, weight in generator.backbone.named_parameters():
+        if name.endswith("weight") and "affine" not in name:
+            weight.add_(share * weight.std() * torch.randn(weight.shape, generator=draws))
+    return generator
+
+
+@pytest.fixture(scope="module", params=["0", "1", "2", "disturbed"])
+def found(request):
+    """Both stages, and what was measured after each; of hidden codes by number, and of another generator's pictures."""
     if not os.environ.get("TALK3D_SLOW"):
-        pytest.skip("takes some ten minutes: TALK3D_SLOW=1 runs it")
+        pytest.skip("takes some four minutes for each: TALK3D_SLOW=1 runs it")
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    own = request.param != "disturbed"
+    clip = Generated(small_generator() if own else disturbed(0.03), seed=int(request.param) if own else 0)
     stage = make(clip, inversion=300, tuning=100)
     wrong = yaw_errors(stage, clip)
     run(stage)
-    inverted, right = stage.measure(), yaw_errors(stage, clip)
+    figures = {"own": own, "stage": stage, "wrong": wrong, "right": yaw_errors(stage, clip)}
+    figures |= {"inverted": stage.measure(), "elsewhere": elsewhere(stage, clip)}
     tuning = run(TuningStage(stage))
+    figures |= {"tuned": tuning.measure(), "tuned elsewhere": elsewhere(stage, clip)}
     torch.set_num_threads(threads)
-    return {"stage": stage, "wrong": wrong, "inverted": inverted, "right": right, "tuning": tuning}
+    print({"clip": request.param} | {name: value for name, value in figures.items() if name != "stage"})
+    return figures
 
 
 def test_the_frames_are_found(found):
     """Cameras are tracked wrongly by 1.5 to 3 degrees, in yaw and in pitch; nobody says anything of the code."""
+    if not found["own"]:
+        pytest.skip("what a generator cannot show is for tuning")
     assert found["wrong"].min() > 1.4
-    assert found["inverted"]["PSNR"] >= 28
-    assert found["inverted"]["render PSNR"] >= 28
-    assert found["right"].max() <= 1.5
+    assert found["inverted"]["PSNR"] >= 34
+    assert found["inverted"]["render PSNR"] >= 34
+    assert found["right"].max() <= 0.5
 
 
 def test_tuning_gains_and_leaves_other_codes_alone(found):
-    before, after = found["inverted"], found["tuning"].measure()
+    """Of frames that the generator can show all, tuning can only gain what the inversion left, 37 dB and better.
+
+    Those of the disturbed generator are beyond what any code shows. In both, the person gains from elsewhere, too: no
+    frame is learned by heart. Codes that are drawn feel nothing by construction, so that this asks whether the
+    construction holds; by how much those near the person change is a figure, and no more.
+    """
+    before, after = found["inverted"], found["tuned"]
     assert after["PSNR"] >= before["PSNR"] + 2
-    assert 0 < after["change %"] <= 1
+    assert found["tuned elsewhere"] > found["elsewhere"]
+    assert after["change %"] <= 1
+    assert after["near change %"] > 0
     prior = found["stage"].prior
     z = torch.randn(2, prior.generator.config.z_dim)  # codes that no stage has seen
     assert 100 * change(prior, prior.original.latents(z)) <= 1
-    same = prior.original.superresolution.state_dict()
-    assert all(torch.equal(value, same[name]) for name, value in prior.generator.superresolution.state_dict().items())
-    found["stage"].prior.give(found["stage"].context.identity)  # of the generator as it was tuned
+    weights = prior.original.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in prior.generator.state_dict().items())
 
 
-def test_the_identity_is_the_code_s(found):
-    stage = found["stage"]
-    identity, prior = stage.context.identity, stage.prior
-    prior.give(identity)
-    camera = stage.context.cameras(torch.tensor([0])).detach()
-    ws = prior.person.w.detach().expand(1, prior.generator.backbone.num_ws, -1)
+def test_the_identity_is_the_code_s(clip):
+    """Its planes, and its super-resolution whose styles tuning has changed, are those of the person's code."""
+    stage = make(clip, inversion=1)
+    tuning, (identity, prior) = TuningStage(stage), (stage.context.identity, stage.prior)
+    prior.person.start(clip.codes[0])
+    tuning.begin()
+    before = prior.generator(prior.person.w.expand(1, prior.generator.backbone.num_ws, -1), camera_of(stage)).image
+    draws = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        torch.testing.assert_close(identity(camera).image, prior.generator(ws, camera).image)
+        for parameter in (*tuning.edits.parameters(), *tuning.residual.parameters()):
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=draws))
+        prior.give(identity)
+        view = prior.generator.render(prior.planes(prior.person.w[None]), camera_of(stage))
+        image = prior.enlarge(view, prior.person.w[None])
+        torch.testing.assert_close(identity(camera_of(stage)).image, image, rtol=1e-4, atol=1e-4)
+    assert (image - before).abs().max() > 0.1
+
+
+def camera_of(stage):
+    return stage.context.cameras(torch.tensor([0])).detach()
 
 
 def test_two_runs_are_equal_and_one_that_was_stopped_goes_on(clip, tmp_path):
@@ -140,7 +191,7 @@ class TestDivergence:
         assert "The inversion of frames" in note
         assert "diverged: in step" in note
         assert "the best one is kept" in note
-        assert torch.equal(stage.prior.person.w, stage.state.w)
+        assert torch.equal(stage.prior.person.at, stage.state.at)
         left = stage.losses(29, torch.Generator())
         assert left["stopped"] == 0
         best = torch.stack(list(stage.compare(*stage.render(shared=True), torch.Generator(), large=False).values()))
@@ -150,12 +201,12 @@ class TestDivergence:
     def test_what_is_no_number_stops_at_once(self, clip):
         stage = make(clip, inversion=10)
         run(stage, 3)
-        kept = stage.state.w.clone()
+        kept = stage.state.at.clone()
         with torch.no_grad():
-            stage.prior.person.w.fill_(math.nan)
+            stage.prior.person.at.fill_(math.nan)
         assert "stopped" in stage.losses(3, torch.Generator())
         stage.stepped(3)
-        assert torch.equal(stage.prior.person.w, kept)
+        assert torch.equal(stage.prior.person.at, kept)
         assert stage.notes[0].count("nan") == 1
 
     def test_trial_steps_do_not_count(self, clip):
@@ -193,39 +244,30 @@ def test_nothing_else_is_in_the_graph(clip):
     torch.stack(list(tuning.losses(0, torch.Generator()).values())).sum().backward()
     assert all(p.grad is None for p in stage.prior.person.parameters())
     generator = stage.prior.generator
-    for frozen in (generator.superresolution, generator.mapping, generator.decoder, stage.prior.original):
+    for frozen in (generator, stage.prior.original):
         assert all(p.grad is None for p in frozen.parameters())
-    learned = [name for name, p in generator.named_parameters() if p.grad is not None]
-    assert learned
-    assert all(name.endswith("affine.parametrizations.weight.0.style") for name in learned)
+    assert len(tuning.edits) == 20 + 6  # layers of backbone and super-resolution
+    assert all(p.grad.abs().max() > 0 for p in (*tuning.edits.parameters(), *tuning.residual.parameters()))
 
 
-def test_tuning_s_key_is_the_person_s(clip):
-    """A change by the key is felt fully by the person's code, and by others only as far as they are like it."""
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0])
+def test_a_change_is_felt_near_the_person_and_nowhere_else(clip, size):
+    """Also by the mean of codes that a run starts from, which is 0 in some generators."""
     stage = make(clip, inversion=1)
     tuning = TuningStage(stage)
-    with torch.no_grad():
-        stage.prior.person.w.copy_(clip.codes[0])
+    person = size * clip.codes[0]
+    stage.prior.person.start(person)
     tuning.begin()
-    key = tuning.edits[0].key / 512**0.5
-    assert (key @ stage.prior.person.w).item() == pytest.approx(1, abs=1e-4)
-    z = torch.randn(200, stage.prior.generator.config.z_dim)
-    others = stage.prior.original.latents(z)[:, 0] @ key
-    assert others.square().mean().sqrt() < 0.2
-
-
-@pytest.mark.parametrize("size", [0.0, 1e-3, 0.1])
-def test_a_code_near_zero_has_a_key_that_others_do_not_feel_more(clip, size):
-    """The mean of codes that a run starts from is 0 in some generators, which no key brings to 1."""
-    stage = make(clip, inversion=1)
-    tuning = TuningStage(stage)
     with torch.no_grad():
-        stage.prior.person.w.copy_(size * clip.codes[0])
-    tuning.begin()
-    key = tuning.edits[0].key / 512**0.5
-    z = torch.randn(200, stage.prior.generator.config.z_dim)
-    others = stage.prior.original.latents(z)[:, 0] @ key
-    assert key.isfinite().all()
-    assert (key.norm() > 0) == (size > 0)
-    assert others.square().mean().sqrt() <= 1.1  # 1, but for the draw
-    assert all(value.isfinite().all() for value in stage.prior.planes(stage.prior.person.w[None]))
+        assert tuning.gate(person[None]).item() == 1
+        others = stage.prior.original.latents(torch.randn(200, stage.prior.generator.config.z_dim))[:, 0]
+        assert (tuning.gate(others) < 0.1).all()
+        assert tuning.gate(others).count_nonzero() <= 2
+        way = tuning.gate(torch.lerp(person, others[:1], torch.linspace(0, 1, 50)[:, None]))
+        assert (way.diff() <= 0).all()
+        assert way.diff().abs().max() < 0.1
+        tuning.residual.planes.fill_(1.0)
+        for edit in tuning.edits:
+            edit.style.fill_(1.0)
+        assert change(stage.prior, stage.prior.person.w.expand(1, 14, -1)) > 0.01
+        assert change(stage.prior, others[:2, None].expand(-1, 14, -1)) == 0

@@ -80,8 +80,7 @@ def test_the_stage_renders_each_frame_once_a_round(generated, make_config, tmp_p
     config = make_config()
     config = replace(config, prior=replace(config.prior, frames=2, rounds=3))
     context, prior = generated_context(generated, config)
-    with torch.no_grad():
-        prior.person.w.copy_(generated.codes[0])
+    prior.person.start(generated.codes[0])
     stage = TrackingStage(context, prior)
     assert stage.steps == 3 * 5  # 33 frames of three splits, eight at a time
     rendered = []
