@@ -158,7 +158,7 @@ def _resample_kernel(
                 if ky >= 0 and ky < FH and kx >= 0 and kx < FW:
                     k = ky * FW + kx if FLIP else (FH - 1 - ky) * FW + (FW - 1 - kx)
                     total += tl.load(filter_ptr + k).to(tl.float32) * value
-                found += (total,)
+                found += (total,)  # type: ignore[assignment]  # it grows while it is compiled
             totals = found
 
     if BIAS:

@@ -98,7 +98,10 @@ def _gpu(driver: ctypes.CDLL, index: int) -> str:
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), index)
     for number, attribute in zip(capability, _COMPUTE_CAPABILITY, strict=True):
         driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, index)
-    return f"{name.value.decode()}, sm_{capability[0].value}{capability[1].value}, {memory.value / 2**30:.0f} GiB"
+    major, minor = (number.value for number in capability)
+    found = f"{name.value.decode()}, sm_{major}{minor}, {memory.value / 2**30:.0f} GiB"
+    old = "the CUDA render_rays needs sm_80, so that Triton's runs here, or the reference"
+    return found if major >= 8 else f"{found}: {old}"
 
 
 def _why_not(operator: Operator, impl: str, no_gpu: str | None) -> str | None:

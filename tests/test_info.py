@@ -17,8 +17,8 @@ from talk3d.ops.registry import operators
 class Driver:
     """An NVIDIA driver with two GPUs, as far as ctypes can tell."""
 
-    def __init__(self, error: int = 0, count: int = 2):
-        self.error, self.count = error, count
+    def __init__(self, error: int = 0, count: int = 2, capability: int = 90):
+        self.error, self.count, self.capability = error, count, capability
 
     def cuInit(self, flags):
         return self.error
@@ -37,7 +37,7 @@ class Driver:
         memory._obj.value = [141, 24][device] * 2**30
 
     def cuDeviceGetAttribute(self, number, attribute, device):
-        number._obj.value = {75: [9, 8], 76: [0, 9]}[attribute][device]
+        number._obj.value = {75: [self.capability // 10, 8], 76: [self.capability % 10, 9]}[attribute][device]
 
 
 @pytest.fixture
@@ -56,6 +56,12 @@ def test_names_gpus(driver):
     found = info.collect()
     assert found["gpus"] == ["NVIDIA H200, sm_90, 141 GiB", "NVIDIA L4, sm_89, 24 GiB"]
     assert found["no_gpu"] is None
+
+
+def test_says_what_runs_on_an_old_gpu(driver):
+    driver(Driver(count=1, capability=75))
+    (found,) = info.collect()["gpus"]
+    assert found.startswith("NVIDIA H200, sm_75, 141 GiB: the CUDA render_rays needs sm_80")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def launches(run: Callable[[], object]) -> Counter[tuple[str, str]]:
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[tuple[str, str]] = Counter()
         self.range = OUTSIDE
 
@@ -54,7 +54,8 @@ class _Counter(TorchDispatchMode):
 def _kernels(func: Any, args: tuple[Any, ...]) -> int:
     name = func.overloadpacket.__name__
     if func.namespace == "talk3d":
-        return _OURS.get(name, lambda *_: 1)(*args)
+        ours: Callable[..., int] = _OURS.get(name, lambda *_: 1)
+        return ours(*args)
     returns = func._schema.returns
     is_view = any(found.alias_info and not found.alias_info.is_write for found in returns)
     if func.namespace != "aten" or is_view or name in _NOTHING:

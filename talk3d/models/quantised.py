@@ -119,7 +119,8 @@ def quantise(
         largest = _largest(network, features[::2])
         quantised = copy.deepcopy(network)
         for block, found in zip((quantised.block0, quantised.block1), largest, strict=True):
-            block.conv1 = QuantisedConv(block.conv1.weight, block.conv1.bias, block.activation, found, kind)
+            weight, bias = (getattr(block.conv1, name) for name in ("weight", "bias"))
+            block.conv1 = QuantisedConv(weight, bias, block.activation, found, kind)
         errors = [(quantised(frame[None]).float() - network(frame[None]).float()).square().mean() for frame in features]
         psnr = float(10 * torch.log10(4 / torch.stack(errors).mean().clamp(min=1e-12)))
     if not psnr >= LEAST_PSNR:
