@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in commands of at most ten minutes each.
 #
-#   benchmarks/gpu_session.sh build|test|sanitize|bench|all [PEERS]
+#   benchmarks/gpu_session.sh build|test|sanitize|bench|frames|all [PEERS]
 #
 # build     talk3d with kernels for this machine's GPU alone, beside any installation
 # test      what is marked gpu
 # sanitize  compute-sanitizer's memcheck and racecheck on small cases
 # bench     against eager reference, torch.compile and the packages in the folder PEERS; gates, ledger, roofline
+# frames    a whole frame, replayed and launched, at batch 1 to 16; training steps; peak memory; a frame's budget
 # all       one after another, each as far as it gets
 #
 # Logs and results go to $OUT, by default the folder gpu-session. Needs torch with CUDA, nvcc, pytest and pytest-benchmark;
@@ -84,9 +85,13 @@ bench() {
   return $status
 }
 
+frames() {
+  installed logged frames "$PYTHON" "$HERE/benchmarks/frames.py" --compile --json "$OUT/frames.json"
+}
+
 [ $# -ge 1 ] && [ $# -le 2 ] || usage
 peers=${2:+$(realpath -m "$2")}
-case $1 in build | test | sanitize | bench | all) ;; *) usage ;; esac
+case $1 in build | test | sanitize | bench | frames | all) ;; *) usage ;; esac
 [ -z "$peers" ] || [ -d "$peers" ] || fail "there is no folder $2 with peers"
 needs_gpu
 mkdir -p "$OUT"
@@ -95,10 +100,11 @@ case $1 in
   test) tests ;;
   sanitize) sanitize ;;
   bench) bench "$peers" ;;
+  frames) frames ;;
   all)
     build || exit
     status=0
-    for part in tests sanitize "bench"; do $part "$peers" || status=1; done
+    for part in tests sanitize bench frames; do $part "$peers" || status=1; done
     exit $status
     ;;
 esac

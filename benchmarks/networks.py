@@ -52,7 +52,7 @@ def avatar(size: Size) -> talk3d.Avatar:
         for layer, weight, bias in ((decoder.hidden, w0, b0), (decoder.output, w1, b1)):
             layer.weight.copy_(weight * weight.shape[1] ** 0.5)  # which the layer divides by
             layer.bias.copy_(bias)
-    unet = _unet(size, "published")
+    unet = make_unet(size, "published")
     conditions = ConditionEncoder(SPEECH, semantics="published")
     return talk3d.Avatar(identity, Driver(unet, conditions)).eval().requires_grad_(False)
 
@@ -204,7 +204,7 @@ def _variant(size: Size) -> str:
     return "8xdc" if size.rays == 128 else "2x"
 
 
-def _unet(size: Size, semantics: str) -> DeltaUNet:
+def make_unet(size: Size, semantics: str) -> DeltaUNet:
     unet = DeltaUNet(axes="zy", semantics=semantics, resolution=size.planes)
     for parameter in unet.parameters():
         if not parameter.any():  # layers that start from nothing would leave nothing to compare
@@ -215,7 +215,7 @@ def _unet(size: Size, semantics: str) -> DeltaUNet:
 @cache
 def _trained(size: Size) -> DeltaUNet:
     torch.manual_seed(0)
-    return _unet(size, "aligned")
+    return make_unet(size, "aligned")
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import frames  # noqa: E402
 import gates  # noqa: E402
 import peers  # noqa: E402
 import roofline  # noqa: E402
@@ -34,11 +35,11 @@ def session(*arguments: str, tmp_path: Path) -> subprocess.CompletedProcess[str]
 def test_wrong_use(tmp_path, arguments):
     done = session(*arguments, tmp_path=tmp_path)
     assert done.returncode == 2
-    assert "usage: benchmarks/gpu_session.sh build|test|sanitize|bench|all" in done.stderr
+    assert "usage: benchmarks/gpu_session.sh build|test|sanitize|bench|frames|all" in done.stderr
 
 
 @without_gpu
-@pytest.mark.parametrize("command", ["build", "test", "sanitize", "bench", "all"])
+@pytest.mark.parametrize("command", ["build", "test", "sanitize", "bench", "frames", "all"])
 def test_says_that_there_is_no_gpu(tmp_path, command):
     done = session(command, tmp_path=tmp_path)
     assert done.returncode == 1
@@ -71,7 +72,7 @@ def test_what_a_session_runs_needs_no_other_library(tmp_path):
         "sys.meta_path.insert(0, Missing())\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    modules = "small_cases, roofline, peak_memory, cases, test_cases"
+    modules = "small_cases, frames, roofline, peak_memory, cases, test_cases"
     code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import {modules}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -85,6 +86,25 @@ def test_what_a_session_runs_needs_no_other_library(tmp_path):
 def test_small_cases_run(capsys):
     assert small_cases.main("cpu") == 0
     assert "all kernels ran" in capsys.readouterr().out
+
+
+def test_frames_and_training_steps_run(tmp_path, capsys):
+    file = tmp_path / "frames.json"
+    small = ["--device", "cpu", "--quick", "--batches", "1", "2", "--rounds", "1", "--json", str(file)]
+    assert frames.main(small) == 0
+    found = json.loads(file.read_text())
+    rows = {(row["what"], row["batch"], row["side"]): row for row in found["rows"]}
+    rendered = {("frames", batch, side) for batch in (1, 2) for side in ("launched", "reference")}
+    assert rows.keys() == rendered | {("training", batch, side) for batch in (1, 4) for side in ("ours", "reference")}
+    assert all(row["ratio"] == 1 for (_, _, side), row in rows.items() if side == "reference")
+    assert {"unet", "render", "sr", "frame"} <= found["milliseconds"].keys()
+    assert "a second" not in capsys.readouterr().out  # a rate belongs to a GPU with a name
+
+
+@without_gpu
+def test_frames_on_a_gpu_say_that_there_is_none(capsys):
+    assert frames.main([]) == 1
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_gates_of_a_gpu_are_those_of_the_plan():
