@@ -17,9 +17,11 @@ ASIDE = rm -rf build $@ && $(INSTALL) --no-deps --target $@ . && rm -rf build
 demo: $(VENV)/talk3d
 	$(BIN)/talk3d demo
 
+# two processes of one thread: most tests are small, and those that compile use one core. A file stays in one process
 test: export TORCH_CUDA_ARCH_LIST ?= 9.0
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/talk3d
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -p no:benchmark
 
 lint: $(VENV)/talk3d $(VENV)/typed
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Kernels are compiled in processes that do not interpret; side by side, as each takes a core for a minute."""
+"""Kernels are compiled in processes of their own, which do not interpret."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,15 @@ SCRIPTS = {
 
 
 @pytest.fixture(scope="session")
-def compiled_ahead(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    """Give what a script of :data:`SCRIPTS` prints."""
-    folder = tmp_path_factory.mktemp("ahead")
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    running = {}
-    for name, script in SCRIPTS.items():
-        with (folder / f"{name}.json").open("w") as out, (folder / f"{name}.log").open("w") as log:
-            cache = {"TRITON_CACHE_DIR": str(folder / name)}
-            running[name] = subprocess.Popen([sys.executable, *script], env=environment | cache, stdout=out, stderr=log)
+def compiled_ahead(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Give what a script of :data:`SCRIPTS` prints, which takes minutes."""
 
-    def wait(name: str) -> Any:
-        assert running[name].wait() == 0, (folder / f"{name}.log").read_text()
-        return json.loads((folder / f"{name}.json").read_text())
+    def run(name: str) -> Any:
+        environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+        environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+        command = [sys.executable, *SCRIPTS[name]]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
 
-    yield wait
-    for process in running.values():
-        process.kill()
-        process.wait()
+    return run
