@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import math
 import re
 import subprocess
@@ -218,7 +219,9 @@ def test_exit_code_tells_whether_gates_hold(tmp_path, at_least, code, verdict):
     path.write_text("\n".join(["[[gate]]", *(f"{key} = {json.dumps(value)}" for key, value in row.items())]))
     command = ["pytest", str(BENCHMARKS), "--quick", "--impl=reference", f"--gates={path}", "-k", name]
     command += ["-p", "no:cacheprovider", f"--benchmark-json={tmp_path / 'out.json'}"]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=tmp_path)
+    # pytest-benchmark measures nothing in what pytest-xdist has started
+    alone = {key: value for key, value in os.environ.items() if key != "PYTEST_XDIST_WORKER"}
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=tmp_path, env=alone)
     assert done.returncode == code, done.stdout + done.stderr
     assert re.search(rf"{name} .*{verdict}", done.stdout)
     (recorded,) = json.loads((tmp_path / "out.json").read_text())["benchmarks"]
