@@ -309,6 +309,10 @@ class Render:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the networks; planes and renderer stay float32 on a CPU."""
 
+    superresolution: Literal["plain", "compiled", "fastest", "8bit"] = "plain"
+    """plain (our kernels), compiled (torch.compile, which takes minutes first), fastest (measures both and says which),
+    or 8bit (refused where it can be seen)."""
+
     batch: int = 1
     """Frames at a time."""
 

@@ -345,5 +345,6 @@ class _Graph:
     def replay(self, tokens: Tensor, pencils: Tensor) -> Generated:
         for static, found in zip(self.inputs, (tokens, pencils), strict=True):
             static.copy_(found)
-        self.graph.replay()
+        with torch.cuda.device(pencils.device):  # on whose current stream a graph runs, after the copies
+            self.graph.replay()
         return self.output

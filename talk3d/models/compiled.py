@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType
 from typing import Literal
 
@@ -141,7 +142,7 @@ def faster(network: FoldedSuperResolution, features: Tensor) -> tuple[nn.Module,
         RuntimeError: As in :func:`compiled`.
     """
     made = compiled(network, features)
-    plain, other = (_ready(lambda side=side: side(features), features.device) for side in (network, made))
+    plain, other = (_ready(partial(side, features), features.device) for side in (network, made))
     taken = [(_seconds(plain, features.device), _seconds(other, features.device)) for _ in range(_ROUNDS)]
     ours, theirs = (1e3 * statistics.median(times) for times in zip(*taken, strict=True))
     kept: Literal["plain", "compiled"] = "compiled" if theirs < ours else "plain"
@@ -164,7 +165,6 @@ def _ready(run: Run, device: torch.device) -> Run:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             run()
-    graph.replay()
     return graph.replay
 
 

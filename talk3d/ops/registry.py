@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -40,6 +40,14 @@ Supports = Callable[..., str | None]
 def _device(args: tuple[Any, ...]) -> str:
     first = args[0][0] if isinstance(args[0], list) else args[0]
     return str(first.device.type)
+
+
+def _devices(args: Iterable[Any]) -> Iterator[torch.device]:
+    for each in args:
+        if isinstance(each, Tensor):
+            yield each.device
+        elif isinstance(each, (list, tuple)):
+            yield from _devices(each)
 
 
 def _wrong_device(impl: str, args: tuple[Any, ...]) -> str | None:
@@ -69,7 +77,12 @@ class Operator:
             f"{self.name}({self._arguments}, str impl) -> {self._returns}", tags=torch.Tag.pt2_compliant_tag
         )
         _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"talk3d::{self.name}", lambda *args: fake(*args[:-1]), lib=_LIBRARY)
+
+        def shaped(*args: Any) -> Any:
+            self._place(args)
+            return fake(*args[:-1])
+
+        torch.library.register_fake(f"talk3d::{self.name}", shaped, lib=_LIBRARY)
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(f"talk3d::{self.name}", device, autocast, lib=_LIBRARY)
         self._op = getattr(torch.ops.talk3d, self.name).default
@@ -147,11 +160,22 @@ class Operator:
 
     def _run(self, *args: Any) -> Any:
         *args, impl = args  # type: ignore[assignment]  # the schema's arguments, then the name
+        device = self._place(args)
         if impl == "auto":
             impl = self._choose(*args)
         elif reason := self.why_not(impl, *args):
             raise ValueError(f"talk3d::{self.name}, impl={impl!r}: {reason}")
-        return self._load(impl)(*args)
+        if device.type != "cuda":
+            return self._load(impl)(*args)
+        with torch.cuda.device(device):  # Triton launches on the current one, wherever the tensors are
+            return self._load(impl)(*args)
+
+    def _place(self, args: Iterable[Any]) -> torch.device:
+        """Where all tensors are."""
+        found = dict.fromkeys(_devices(args))
+        if len(found) > 1:
+            raise ValueError(f"talk3d::{self.name}: tensors must be on one device, got {', '.join(map(str, found))}")
+        return next(iter(found))
 
     def _choose(self, *args: Any) -> str:
         for impl in self.implementations:

@@ -38,6 +38,8 @@ class RenderJob:
         paste_back: The clip that the avatar was made from: the crop is put back into its frames.
         resolution: Side of the video in pixels; by default the avatar's own.
         precision: Type of the networks; see :class:`talk3d.models.baked.Baked`.
+        superresolution: See :meth:`talk3d.avatar.Avatar.bake`. Frames of ``"plain"`` and ``"compiled"`` differ in their
+            last bits, and two machines may find another one ``"fastest"``.
         batch: Frames at a time. Frames depend on it in their last bits.
         chunk: Frames in a chunk, which is what is done again after a crash.
     """
@@ -50,6 +52,7 @@ class RenderJob:
     paste_back: str | None = None
     resolution: int | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    superresolution: Literal["plain", "compiled", "fastest", "8bit"] = "plain"
     batch: int = 1
     chunk: int = 100
 

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +40,14 @@ class Rendered:
         chunks: Chunks of it.
         missing: Chunks that other shards have yet to render.
         out: The video, if nothing is missing.
+        choice: Which super-resolution was the faster one, if that was asked for.
     """
 
     frames: int
     chunks: int
     missing: int
     out: Path | None
+    choice: str | None = None
 
 
 def render(
@@ -67,7 +69,9 @@ def render(
         progress: Told after each frame.
 
     Raises:
-        ValueError: If an input is missing or damaged, does not fit the others, or the video exists.
+        ValueError: If an input is missing or damaged, does not fit the others, or the video exists; or on
+            super-resolution in 8 bits that the device does not multiply, or that can be seen.
+        RuntimeError: If the super-resolution is to be compiled, and cannot be.
         OSError: If something cannot be written. What was rendered before stays, and running the job again goes on.
     """
     part, parts = shard
@@ -82,12 +86,14 @@ def render(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with annotate("io.load"):
         loaded = Avatar.load(job.avatar)
-    avatar = loaded.bake(getattr(torch, job.precision), device=device)
+    dtype = getattr(torch, job.precision)
+    avatar = loaded.bake(dtype, device=device, superresolution=job.superresolution, batch=job.batch)
     renderer = _renderer(job, avatar)
     folder = JobFolder(job)
     with folder.opened(fresh=overwrite):
         job.require_free(overwrite=overwrite)  # another process may have finished it meanwhile
-        return _chunk_by_chunk(job, renderer, folder, shard, progress)
+        found = _chunk_by_chunk(job, renderer, folder, shard, progress)
+    return found if avatar.choice is None else replace(found, choice=str(avatar.choice))
 
 
 def _chunk_by_chunk(

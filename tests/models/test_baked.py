@@ -167,7 +167,7 @@ class TestEightBits:
             block.to_rgb.weight.mul_(50)
         with pytest.raises(ValueError, match="below 45 dB it is not used"):
             avatar.bake(superresolution="8bit")
-        with pytest.raises(ValueError, match="superresolution must be one of 'plain', .*'8bit', got '4bit'"):
+        with pytest.raises(ValueError, match=r"superresolution must be one of 'plain', .*'8bit', got '4bit'"):
             avatar.bake(superresolution="4bit")
 
     def test_a_device_without_it_is_a_sentence(self, make_avatar, monkeypatch):

@@ -129,7 +129,9 @@ class TestNothingFallsBack:
 
         monkeypatch.setattr(compiled, "_BACKEND", broken)
         for kind in ("compiled", "fastest"):
-            with pytest.raises(RuntimeError, match="cannot compile the super-resolution on cpu .*has no compiler") as e:
+            with pytest.raises(
+                RuntimeError, match=r"cannot compile the super-resolution on cpu .*has no compiler"
+            ) as e:
                 make_avatar(None).bake(superresolution=kind)
             assert "\n" not in str(e.value)
 
