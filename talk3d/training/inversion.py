@@ -12,7 +12,7 @@ from talk3d.training import losses
 from talk3d.training.config_prior import PriorConfig
 from talk3d.training.face import FaceMesh, depth_error
 from talk3d.training.perceptual import Perceptual
-from talk3d.training.pictures import grid, pixels
+from talk3d.training.pictures import grid, pixels, shape_pictures
 from talk3d.training.prior import Prior, correction
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import FACE, Target
@@ -30,6 +30,7 @@ _RISE, _FALL = 0.05, 0.4  # shares of the steps in which learning rates grow, an
 _OFFSET_RATE, _SHIFT_RATE = 0.2, 0.3  # of the code's, and of the turns'
 _WORSE, _PATIENCE = 3.0, 20  # a loss that is so many times the best one for so many steps has diverged
 _FACE_POINTS = 1024
+_SIDES = (-30.0, 0.0, 30.0)  # of the preview, degrees of yaw: no frame shows them
 
 
 class InversionStage:
@@ -139,10 +140,22 @@ class InversionStage:
 
     @torch.no_grad()
     def preview(self) -> dict[str, Tensor]:
-        """Frames, and below them what the generator makes of their codes."""
+        """Frames, what the generator makes of their codes, and what differs; and the person's code from the sides."""
         codes, _, view = self.render(shared=False)
-        image = self.prior.enlarge(view, codes)
-        return {"frames": grid([[pixels(one) for one in row] for row in (self.target.image, image)])}
+        image, wanted = self.prior.enlarge(view, codes).clamp(-1, 1), self.target.image
+        rows = (wanted, image, (image - wanted).abs() - 1)
+        planes, scene = self.prior.planes(self.prior.person.w[None]), self.context.identity.config
+        looks = [scene.camera(yaw).to(self.context.device)[None] for yaw in _SIDES]
+        seen = [self.prior.generator.render(planes, camera) for camera in looks]
+        self.prior.count(self.name, len(looks))
+        columns = [
+            [pixels(view.features[0, :3]), *shape_pictures(view, camera)]
+            for view, camera in zip(seen, looks, strict=True)
+        ]
+        return {
+            "frames": grid([[pixels(one) for one in row] for row in rows]),
+            "turned": grid(list(zip(*columns, strict=True))),
+        }
 
     def compare(
         self, codes: Tensor, cameras: Tensor, view: View, generator: torch.Generator, *, large: bool
