@@ -23,10 +23,8 @@ from talk3d.weights.store import FILE
 
 __all__ = ["FilledTargets", "Person", "Prior", "choose_frames", "correction", "draw_codes", "read_generator"]
 
-_CODES, _RIDGE = (
-    2048,
-    0.01,
-)  # of which mean and axes are taken; what is added to their variances, as a share of the mean
+_CODES = 2048  # of which mean and axes are taken
+_RIDGE = 0.01  # what is added to their variances, as a share of the mean
 _NAMED = 12  # frames in a sentence
 _LIPS, _CORNERS = (13, 14), (33, 263)  # middles of the inner lips, outer corners of the eyes
 
