@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -37,9 +37,20 @@ _default = os.environ.get("TALK3D_IMPL", "auto")
 Supports = Callable[..., str | None]
 
 
+def _first(args: tuple[Any, ...]) -> Tensor:
+    first: Tensor = args[0][0] if isinstance(args[0], list) else args[0]
+    return first
+
+
 def _device(args: tuple[Any, ...]) -> str:
-    first = args[0][0] if isinstance(args[0], list) else args[0]
-    return str(first.device.type)
+    return _first(args).device.type
+
+
+def _current_device(impl: str, args: tuple[Any, ...]) -> AbstractContextManager[Any]:
+    """Triton launches on the device that is current; everybody else sees to it themselves."""
+    if impl != "triton" or _device(args) != "cuda":
+        return nullcontext()
+    return torch.cuda.device(_first(args).device)
 
 
 def _wrong_device(impl: str, args: tuple[Any, ...]) -> str | None:
@@ -151,7 +162,8 @@ class Operator:
             impl = self._choose(*args)
         elif reason := self.why_not(impl, *args):
             raise ValueError(f"talk3d::{self.name}, impl={impl!r}: {reason}")
-        return self._load(impl)(*args)
+        with _current_device(impl, args):
+            return self._load(impl)(*args)
 
     def _choose(self, *args: Any) -> str:
         for impl in self.implementations:
