@@ -110,6 +110,16 @@ def test_imports_follow_the_arrows(path: Path):
     assert not strangers, f"{home} may import {sorted(below(home))}"
 
 
+def test_every_room_is_in_the_table():
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## The rooms")[1].split("**One name.**")[0]
+    named = {
+        room
+        for row in table.splitlines()
+        for room in re.findall(r"(\w+)(?:/|\.py)`", row.split("|")[1] if "|" in row else "")
+    }
+    assert ARROWS.keys() - {"__main__", "talk3d"} <= named | {"registry"}
+
+
 @pytest.mark.parametrize("path", NATIVE, ids=name)
 def test_native_code_includes_its_own_room_and_common(path: Path):
     room = path.relative_to(ROOT / "csrc").parts[0]

@@ -65,7 +65,8 @@ def fit(
         config: Everything that can be set.
         resume: Go on where a run of the same configuration stopped.
         quiet: Show nothing on the terminal.
-        identity_stages: Makes the stages before the driver; by default those that need the clip alone.
+        identity_stages: Makes the stages before the driver; by default those that need the clip alone, or, with a
+            generator, :func:`prior_stages`.
 
     Returns:
         Ready for JSON: ``avatar``, ``run``, ``device``, ``seconds``, and the held-out ``figures`` of each stage.
