@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -37,9 +37,20 @@ _default = os.environ.get("TALK3D_IMPL", "auto")
 Supports = Callable[..., str | None]
 
 
+def _first(args: tuple[Any, ...]) -> Tensor:
+    first: Tensor = args[0][0] if isinstance(args[0], list) else args[0]
+    return first
+
+
 def _device(args: tuple[Any, ...]) -> str:
-    first = args[0][0] if isinstance(args[0], list) else args[0]
-    return str(first.device.type)
+    return _first(args).device.type
+
+
+def _current_device(impl: str, args: tuple[Any, ...]) -> AbstractContextManager[Any]:
+    """Triton launches on the device that is current; everybody else sees to it themselves."""
+    if impl != "triton" or _device(args) != "cuda":
+        return nullcontext()
+    return torch.cuda.device(_first(args).device)
 
 
 def _devices(args: Iterable[Any]) -> Iterator[torch.device]:
@@ -79,7 +90,7 @@ class Operator:
         _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
 
         def shaped(*args: Any) -> Any:
-            self._place(args)
+            self._same_device(args)
             return fake(*args[:-1])
 
         torch.library.register_fake(f"talk3d::{self.name}", shaped, lib=_LIBRARY)
@@ -160,22 +171,18 @@ class Operator:
 
     def _run(self, *args: Any) -> Any:
         *args, impl = args  # type: ignore[assignment]  # the schema's arguments, then the name
-        device = self._place(args)
+        self._same_device(args)
         if impl == "auto":
             impl = self._choose(*args)
         elif reason := self.why_not(impl, *args):
             raise ValueError(f"talk3d::{self.name}, impl={impl!r}: {reason}")
-        if device.type != "cuda":
-            return self._load(impl)(*args)
-        with torch.cuda.device(device):  # Triton launches on the current one, wherever the tensors are
+        with _current_device(impl, args):
             return self._load(impl)(*args)
 
-    def _place(self, args: Iterable[Any]) -> torch.device:
-        """Where all tensors are."""
+    def _same_device(self, args: Iterable[Any]) -> None:
         found = dict.fromkeys(_devices(args))
         if len(found) > 1:
             raise ValueError(f"talk3d::{self.name}: tensors must be on one device, got {', '.join(map(str, found))}")
-        return next(iter(found))
 
     def _choose(self, *args: Any) -> str:
         for impl in self.implementations:

@@ -33,31 +33,8 @@ def test_tensors_on_two_devices_are_a_sentence():
     with pytest.raises(ValueError, match="on one device, got meta, cpu"):
         operators()["bias_act"](x.to("meta"), torch.zeros(2), 0.2, 1.0, None)
     with pytest.raises(ValueError, match="on one device, got cpu, meta"):  # in a list, too
-        operators()["render_rays_backward"]._place([[x, None, x.to("meta")], [0, 1]])
+        operators()["render_rays_backward"]._same_device([[x, None, x.to("meta")], [0, 1]])
     assert operators()["bias_act"](x.to("meta"), bias, 0.2, 1.0, None).device.type == "meta"
-
-
-def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
-    """Triton launches on the current one."""
-    ran, current = [], []
-
-    class Device:
-        def __init__(self, device: torch.device) -> None:
-            self.device = device
-
-        def __enter__(self) -> None:
-            current.append(self.device)
-
-        def __exit__(self, *_: object) -> None:
-            current.pop()
-
-    operator = operators()["bias_act"]
-    monkeypatch.setattr(torch.cuda, "device", Device)
-    monkeypatch.setattr(operator, "_place", lambda args: torch.device("cuda:1"))
-    monkeypatch.setitem(operator._loaded, "reference", lambda *args: ran.append(list(current)))
-    operator._run(torch.zeros(1), None, 1.0, 1.0, None, "reference")
-    assert ran == [[torch.device("cuda:1")]]
-    assert not current
 
 
 def test_a_device_keeps_its_number(make_avatar, monkeypatch):
