@@ -353,6 +353,8 @@ def convert_avatar(
         parts, notes = {}, []
         for name, source in sources.items():
             if source is not None:
+                if not source.exists():
+                    raise ValueError(f"{source}, which should be the checkpoint of a {name}, does not exist")
                 parts[name] = Path(folder, name)
                 found = convert(source, parts[name], axes=axes if name == "generator" else None)
                 if found.kind != name:

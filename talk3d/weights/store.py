@@ -71,7 +71,13 @@ def read_weights(folder: Path, kind: str | None = None) -> Weights:
     try:
         about = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if not folder.exists():
+            raise ValueError(f"{folder} does not exist; it should be a folder of weights, with {FILE}") from None
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a file; it should be a folder of weights, with {FILE}") from None
         raise ValueError(f"{folder} holds no weights: it has no {FILE}") from None
+    except OSError as error:
+        raise ValueError(f"{folder / FILE} cannot be read: {error.strerror}") from None
     except (RecursionError, ValueError):
         raise ValueError(f"{folder / FILE} is damaged: it is not JSON") from None
     if not isinstance(about, dict) or about.pop("format", None) != "talk3d":
