@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from talk3d import cameras
 from talk3d.avatar import Avatar
+from talk3d.beside import replacing
 from talk3d.geometry import Mesh, extract_mesh, write_mesh
 from talk3d.pictures import depth_picture, normal_picture, to_bytes
 
@@ -82,6 +82,5 @@ def view_sheet(avatar: Avatar, yaws: tuple[float, ...] = YAWS, pitch: float = 0.
 
 def export_views(avatar: Avatar, path: Path, yaws: tuple[float, ...] = YAWS, pitch: float = 0.0) -> None:
     """Write :func:`view_sheet` as a PNG file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(view_sheet(avatar, yaws, pitch).numpy()).save(beside, format="png")
-    os.replace(beside, path)
+    with replacing(path) as unfinished:
+        Image.fromarray(view_sheet(avatar, yaws, pitch).numpy()).save(unfinished, format="png")

@@ -5,7 +5,6 @@ World units throughout, with y up and the face looking along +z (see :mod:`talk3
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from talk3d.beside import replacing
 from talk3d.pictures import to_bytes
 
 __all__ = ["Mesh", "Query", "extract_mesh", "write_mesh"]
@@ -104,6 +104,5 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
     import trimesh
 
     made = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), vertex_colors=mesh.colors.numpy(), process=False)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # whose ending tells trimesh the format
-    made.export(beside)
-    os.replace(beside, path)
+    with replacing(path) as unfinished:  # whose ending tells trimesh the format
+        made.export(unfinished)

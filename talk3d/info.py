@@ -32,6 +32,7 @@ PACKAGES = {
     "pytest-benchmark": "make bench",
 }
 _COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_IMPLEMENTATIONS = ("cpu", "cuda", "triton", "torch", "reference")  # the order of columns
 _VECTORS = {1: "no vectors", 8: "AVX2, 8 floats at a time", 16: "AVX-512, 16 floats at a time"}
 
 
@@ -141,11 +142,21 @@ def _machine(found: dict[str, Any]) -> Table:
 
 
 def _operators(found: dict[str, Any]) -> Table:
-    table = _grid(True, True, False)
-    for name, implementations in found["operators"].items():
-        for index, (impl, reason) in enumerate(implementations.items()):
-            table.add_row("" if index else name, impl, reason or "ready")
-    return table
+    """A row for each operator, a column for each implementation; why one does not run is said once, by its number."""
+    operators: dict[str, dict[str, str | None]] = found["operators"]
+    columns = [impl for impl in _IMPLEMENTATIONS if any(impl in row for row in operators.values())]
+    reasons = list(dict.fromkeys(why for row in operators.values() for why in row.values() if why))
+    marks = {why: f"({number})" for number, why in enumerate(reasons, 1)}
+    table = _grid(True, *(True for _ in columns))
+    table.add_row("operator", *columns)
+    for name, row in operators.items():
+        cells = ((marks[why] if (why := row[impl]) else "ready") if impl in row else "" for impl in columns)
+        table.add_row(name, *cells)
+    whole = _grid(False)
+    whole.add_row(table)
+    for why, mark in marks.items():
+        whole.add_row(f"{mark} {why}")
+    return whole
 
 
 def _packages(found: dict[str, Any]) -> Table:

@@ -84,6 +84,7 @@ def test_agrees_with_the_registry():
         assert implementations["reference"] is None
         assert implementations.get("cpu") == (native.available("cpu") if "cpu" in implementations else None)
         assert tuple(implementations) == operators()[name].implementations
+        assert set(implementations) <= set(info._IMPLEMENTATIONS)
 
 
 def test_knows_the_build():
@@ -107,6 +108,16 @@ def test_text_fits_in_80_columns(monkeypatch):
     assert max(map(len, text.splitlines())) <= 80
     for word in ("torch", "cpu kernels", "sample_triplane", "triton"):
         assert word in text
+
+
+def test_why_an_implementation_does_not_run_is_said_once(driver, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    driver(Driver(error=100))
+    info.show()
+    lines = capsys.readouterr().out.splitlines()
+    (reason,) = (line for line in lines if "waits for a GPU" in line)
+    row = next(line for line in lines if line.startswith("resample2d_bias_act"))
+    assert row.split() == ["resample2d_bias_act", "ready", reason.split()[0], "ready", "ready"]
 
 
 def test_json_is_json_and_creates_no_context():

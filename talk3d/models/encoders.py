@@ -30,7 +30,7 @@ class Conditions(NamedTuple):
         blink: How far the eyes are closed, mean of both, 0 (open) to 1 ``[B]``.
         angles: Pitch, yaw and roll of the head in degrees ``[B, 3]``.
         landmarks: Nose tip and the outer corners of the left and the right eye in the uncropped frame ``[B, 3, 2]``,
-            as x, y from -1 to 1.
+            x and y from its middle, in halves of its width.
     """
 
     blink: Float[Tensor, " batch"]

@@ -23,7 +23,8 @@ __all__ = ["Renderer"]
 class Renderer:
     """Render ranges of frames.
 
-    A frame has the same bits in whatever range it is asked for, if the ranges begin at the same frames.
+    Batches are counted from the beginning of a range, and the last bits of a frame may depend on its batch: they are
+    the same in all ranges that begin at multiples of ``batch`` frames from one another.
 
     Args:
         avatar: What is rendered.

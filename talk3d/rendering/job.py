@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal
-from uuid import uuid4
 
-__all__ = ["JobFolder", "RenderJob", "beside", "fingerprint"]
+from talk3d.beside import replacing
+
+__all__ = ["JobFolder", "RenderJob", "fingerprint"]
 
 _MANIFEST = "job.json"
 _LOCK = "lock"
@@ -110,14 +111,6 @@ class RenderJob:
             raise ValueError(f"{out} exists already; pass --overwrite to replace it")
 
 
-def beside(path: Path) -> Path:
-    """A hidden name in the same folder, to write what will be renamed to ``path``.
-
-    No two are alike: shards on different machines, which share the folder, may have the same process number.
-    """
-    return path.with_name(f".{uuid4().hex[:12]}.{path.name}")
-
-
 class JobFolder:
     """Chunks beside the video that they will become: ``.NAME.parts``.
 
@@ -188,9 +181,8 @@ class JobFolder:
                 if path.name != _LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             _lock(self._held, fcntl.LOCK_SH)
-        unfinished = beside(manifest)
-        unfinished.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(unfinished, manifest)
+        with replacing(manifest) as unfinished:
+            unfinished.write_text(json.dumps(about, indent=2) + "\n")
 
     def _chunks(self) -> bool:
         return any(path.name[:6].isdecimal() for path in self.path.iterdir())

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from talk3d.avatar import Avatar, BakedAvatar
+from talk3d.beside import replacing
 from talk3d.motion import ping_pong
 from talk3d.profiling import annotate
 from talk3d.rendering.cameras import camera_path
 from talk3d.rendering.frames import Renderer
-from talk3d.rendering.job import JobFolder, RenderJob, beside
+from talk3d.rendering.job import JobFolder, RenderJob
 from talk3d.rendering.paste import Paster
 from talk3d.rendering.video import SegmentWriter, join
 
@@ -167,12 +168,8 @@ def _frames(job: RenderJob, count: int, chunk: int) -> range:
 def _features(avatar: BakedAvatar, folder: JobFolder) -> NDArray[np.float32]:
     """Speech features, made by the first who needs them and mapped into memory by all."""
     if not folder.features.exists():
-        unfinished = beside(folder.features)
-        try:
+        with replacing(folder.features) as unfinished:
             avatar.encode_speech(folder.job.audio, unfinished)
-            os.replace(unfinished, folder.features)
-        finally:
-            unfinished.unlink(missing_ok=True)
     found: NDArray[np.float32] = np.load(folder.features, mmap_mode="r")
     return found
 
@@ -224,13 +221,12 @@ def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Calla
 
 
 def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path, step: Callable[[], object]) -> None:
-    unfinished = beside(out)
-    unfinished.mkdir()
-    for frame, picture in zip(frames, pictures, strict=True):
-        with annotate("io.encode"):
-            Image.fromarray(picture).save(unfinished / f"{frame:06d}.png")
-        step()
-    os.replace(unfinished, out)
+    with replacing(out) as unfinished:
+        unfinished.mkdir()
+        for frame, picture in zip(frames, pictures, strict=True):
+            with annotate("io.encode"):
+                Image.fromarray(picture).save(unfinished / f"{frame:06d}.png")
+            step()
 
 
 def _finish(job: RenderJob, folder: JobFolder, chunks: list[Path], frames: int) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from talk3d.motion import FPS
 from talk3d.rendering.job import RenderJob
 from talk3d.rendering.render import Rendered, render
 
@@ -82,7 +83,7 @@ def show_render(options: Options) -> None:
 def _sentence(job: RenderJob, found: Rendered) -> str:
     if found.out is None:
         return f"{found.missing} of {found.chunks} chunks are yet to come from other shards; the last one joins them."
-    return f"{job.out}: {found.frames} frames, {found.frames / 25:.2f} s"
+    return f"{job.out}: {found.frames} frames, {found.frames / FPS:.2f} s"
 
 
 def _shard(text: str) -> tuple[int, int]:

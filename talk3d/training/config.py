@@ -314,7 +314,7 @@ class RunConfig:
     """Of networks, not of the renderer; auto takes bfloat16 on a GPU."""
 
     cache: int = 2048
-    """Megabytes for decoded frames."""
+    """Megabytes for decoded frames, of the device that trains."""
 
     lpips: Path | None = None
     """Folder of local weights for LPIPS: ``alexnet.pth``, the trunk from torchvision. Nothing is downloaded."""

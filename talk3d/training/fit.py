@@ -18,6 +18,7 @@ import torch
 
 import talk3d
 from talk3d.avatar import Avatar
+from talk3d.beside import replacing
 from talk3d.data.dataset import Dataset
 from talk3d.models.driver import Driver
 from talk3d.models.generator import TriPlaneGenerator
@@ -65,7 +66,8 @@ def fit(
         config: Everything that can be set.
         resume: Go on where a run of the same configuration stopped.
         quiet: Show nothing on the terminal.
-        identity_stages: Makes the stages before the driver; by default those that need the clip alone.
+        identity_stages: Makes the stages before the driver; by default those that need the clip alone, or, with a
+            generator, :func:`prior_stages`.
 
     Returns:
         Ready for JSON: ``avatar``, ``run``, ``device``, ``seconds``, and the held-out ``figures`` of each stage.
@@ -175,9 +177,8 @@ def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Pa
             raise ValueError(f"there is nothing to resume: {folder} has no {_RUN}") from None
         folder.mkdir(parents=True, exist_ok=True)
         write_config(config, folder / CONFIG)
-        unfinished = folder / f".{_RUN}"
-        unfinished.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(unfinished, folder / _RUN)
+        with replacing(folder / _RUN) as unfinished:
+            unfinished.write_text(json.dumps(about, indent=2) + "\n")
         return folder
     if not resume:
         raise ValueError(f"{folder} holds a run that is not finished: add --resume to go on with it, or remove it")

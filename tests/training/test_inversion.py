@@ -179,6 +179,16 @@ def test_two_runs_are_equal_and_one_that_was_stopped_goes_on(clip, tmp_path):
     assert list((tmp_path / "whole" / "previews").glob("inversion_*_frames.png"))
 
 
+def test_the_preview_shows_frames_and_sides(clip):
+    stage = make(clip)
+    pictures, target = stage.preview(), stage.target
+    size, side = target.image.shape[3], target.view_image.shape[3]
+    assert pictures["frames"].shape == (3 * size, 4 * size, 3)
+    assert pictures["turned"].shape == (3 * side, 3 * side, 3)
+    frames, difference = pictures["frames"][:size], pictures["frames"][2 * size :]
+    assert (frames.float() - pictures["frames"][size : 2 * size].float()).abs().sub(difference).abs().max() <= 2
+
+
 class TestDivergence:
     def test_it_is_stopped_and_named_and_the_best_is_kept(self, clip, monkeypatch):
         monkeypatch.setattr(module, "_PATIENCE", 3)
