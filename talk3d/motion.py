@@ -40,8 +40,8 @@ class Motion(NamedTuple):
         cameras: The crop's camera, float32 ``[N, 25]``; see :mod:`talk3d.cameras`.
         angles: Pitch, yaw and roll of the head in degrees ``[N, 3]``.
         blink: Mean of both eyes, 0 (open) to 1 (closed) ``[N]``.
-        landmarks: Nose tip and outer corners of the left and the right eye in the uncropped frame ``[N, 3, 2]``,
-            divided by its width, -1 to 1.
+        landmarks: Nose tip and outer corners of the left and the right eye in the uncropped frame ``[N, 3, 2]``: from
+            its middle, in halves of its width.
         crops: Pixels of the uncropped frame to the crop, whose sides are 1, float64 ``[N, 2, 3]``.
     """
 
@@ -110,9 +110,8 @@ def imagine(
 
 
 def _wave(seconds: Tensor, waves: Sequence[tuple[float, float, float]]) -> Tensor:
-    return torch.stack([size * torch.sin(2 * math.pi * seconds / period + phase) for size, period, phase in waves]).sum(
-        0
-    )
+    parts = [size * torch.sin(2 * math.pi * seconds / period + phase) for size, period, phase in waves]
+    return torch.stack(parts).sum(0)
 
 
 def _closed(frame: int) -> float:

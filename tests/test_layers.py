@@ -32,14 +32,15 @@ ARROWS = {
     "talk3d": {"avatar"},
     "avatar": {"models", "weights", "motion", "audio", "backdrop"},
     "models": {"nn", "cameras"},
-    "data": {"cameras", "audio", "backdrop"},
+    "data": {"cameras", "audio", "backdrop", "beside"},
     "audio": set(),
     "backdrop": set(),
     "motion": {"cameras"},
     "nn": {"ops"},
-    "weights": {"models"},
+    "weights": {"models", "beside"},
     "export": {"avatar", "geometry"},
-    "geometry": {"pictures"},
+    "geometry": {"pictures", "beside"},
+    "beside": set(),
     "pictures": set(),
     "ops": {"registry", "profiling"},
     "registry": {"native"},
@@ -108,6 +109,13 @@ def test_imports_follow_the_arrows(path: Path):
     assert home in ARROWS, f"{home} is a new room: say in ARROWS what it may import"
     strangers = {found for found in imports(path) if room(found) not in below(home) | {"talk3d"}}
     assert not strangers, f"{home} may import {sorted(below(home))}"
+
+
+def test_every_room_is_in_the_table():
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## The rooms")[1].split("**One name.**")[0]
+    rooms = " ".join(row.split("|")[1] for row in table.splitlines() if row.startswith("|"))
+    named = set(re.findall(r"(\w+)(?:/|\.py)`", rooms))
+    assert ARROWS.keys() - {"__main__", "talk3d"} <= named | {"registry"}
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,14 @@ def test_stages_of_a_frame_have_the_same_names_baked_and_unbaked(make_avatar, se
     baked, unbaked = frame(avatar, baked=True), frame(avatar, baked=False)
     assert wanted <= baked
     assert unbaked - baked == {"unet.id_cache"}
+
+
+def test_the_page_names_the_files_that_open_ranges():
+    root = Path(__file__).parents[1]
+    rows = (root / "docs/profiling.md").read_text().split("## Ranges")[1].split("## ")[0].splitlines()
+    named = {file for row in rows if row.startswith("|") for file in re.findall(r"`([\w/]+\.py)`", row.split("|")[3])}
+    sources = {path.relative_to(root / "talk3d"): path.read_text() for path in root.glob("talk3d/**/*.py")}
+    assert named == {str(path) for path, text in sources.items() if re.search(r"^ +with annotate\(", text, re.M)}
 
 
 def test_the_reference_renderer_tells_its_passes_apart(make_avatar):

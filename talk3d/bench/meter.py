@@ -33,7 +33,7 @@ def seconds(run: Run, device: torch.device) -> dict[str, float]:
 
     def tick() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(device))
         return event
 
     def elapsed(before: torch.cuda.Event, after: torch.cuda.Event) -> float:

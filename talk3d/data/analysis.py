@@ -53,8 +53,8 @@ class Analysis:
         cam2world: ``[N, 4, 4]``.
         angles: Pitch, yaw, roll of the view of the head in the uncropped frame, degrees ``[N, 3]``.
         blink: Left, right ``[N, 2]``.
-        face: Nose tip, left and right eye's outer corner in the uncropped frame, divided by its width, -1 to 1
-            ``[N, 3, 2]``.
+        face: Nose tip, left and right eye's outer corner in the uncropped frame, from its middle, in halves of its
+            width ``[N, 3, 2]``.
         valid: ``[N]``.
         tracking: Numbers for ``meta.json``.
     """

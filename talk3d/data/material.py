@@ -26,13 +26,13 @@ class Given:
 
     Attributes:
         cam2world: Poses ``[N, 4, 4]``.
-        face: Nose tip, left and right eye's outer corner in the frame that was cropped, divided by its width, -1 to 1
-            ``[N, 3, 2]``.
+        face: Nose tip, left and right eye's outer corner in the frame that was cropped, from its middle, in halves of
+            its width ``[N, 3, 2]``.
         blink: 0 to 1 ``[N]``.
         features: Windows of speech features ``[N, 16, F]``, read when used.
         masks: See :data:`Mask`.
         plate: The background ``[Hs, Ws, 3]``.
-        splits: First frame and last but one of ``"train"``, ``"val"`` and ``"test"``.
+        splits: First frame, and the one after the last, of ``"train"``, ``"val"`` and ``"test"``.
     """
 
     cam2world: Array | None = None

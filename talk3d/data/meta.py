@@ -38,7 +38,8 @@ class Note:
     Attributes:
         kind: One word or two, such as ``"cut"``.
         text: A sentence.
-        frames: Ranges of frames that it is about, as pairs of first and last but one; empty where it is about all.
+        frames: Ranges of frames that it is about, each as its first and the one after its last; empty where it is about
+            all.
     """
 
     kind: str
@@ -57,7 +58,7 @@ class Meta:
         frames: How many.
         frame_size: Width and height of the uncropped frames.
         camera: By which crops are aligned.
-        splits: First frame and last but one of ``"train"``, ``"val"`` and ``"test"``.
+        splits: First frame, and the one after the last, of ``"train"``, ``"val"`` and ``"test"``.
         features: How the speech features were made.
         tracking: Numbers of the tracker: smoothing in frames, and errors of mesh and poses in pixels of the crop.
         notes: What was repaired, left out, or deserves a look.

@@ -101,7 +101,7 @@ def split(frames: int) -> dict[str, tuple[int, int]]:
 
 
 def runs(mask: NDArray[np.bool_]) -> Iterable[tuple[int, int]]:
-    """First and last but one of every run of true."""
+    """The first, and the one after the last, of every run of true."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 

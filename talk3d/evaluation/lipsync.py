@@ -60,7 +60,7 @@ def sync_scores(
     kept = [k for k, place in enumerate(at) if place < len(sound)]
     if len(kept) < _FEWEST:
         raise ValueError(f"it needs {_FEWEST} windows of five frames in a row that show a face, and has {len(kept)}")
-    padded = torch.nn.functional.pad(sound, (0, 0, _REACH, _REACH))
+    padded = pad(sound, (0, 0, _REACH, _REACH))
     shifted = padded.unfold(0, 2 * _REACH + 1, 1).mT[[at[k] for k in kept]]  # window, shift, feature
     distances = (lips[kept][:, None] - shifted + 1e-6).norm(dim=2).mean(0)
     least, median = distances.min(), distances.median()

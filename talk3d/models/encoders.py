@@ -30,7 +30,7 @@ class Conditions(NamedTuple):
         blink: How far the eyes are closed, mean of both, 0 (open) to 1 ``[B]``.
         angles: Pitch, yaw and roll of the head in degrees ``[B, 3]``.
         landmarks: Nose tip and the outer corners of the left and the right eye in the uncropped frame ``[B, 3, 2]``,
-            as x, y from -1 to 1.
+            x and y from its middle, in halves of its width.
     """
 
     blink: Float[Tensor, " batch"]
@@ -111,8 +111,8 @@ class AudioEncoder(nn.Module):
         Raises:
             ValueError: If the shape is neither.
         """
-        shape = list(features.shape)
-        if features.ndim not in (3, 4) or shape[-2:] != [_STEPS, self.features] or shape[1:-2] not in ([], [8]):
+        shape, of_frame = list(features.shape), [_STEPS, self.features]
+        if shape[1:] not in (of_frame, [_NEIGHBOURS, *of_frame]):
             raise ValueError(
                 f"features must have the shape [frames, {_STEPS}, {self.features}] or "
                 f"[frames, {_NEIGHBOURS}, {_STEPS}, {self.features}], got {shape}"

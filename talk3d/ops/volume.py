@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talk3d.ops.registry import Operator
-from talk3d.ops.triplane import _HALVES, AXES, Axes, PackedPlanes, _texels
+from talk3d.ops.triplane import _HALVES, AXES, Axes, PackedPlanes, _check_planes, _texels
 from talk3d.profiling import annotate
 
 __all__ = ["Decoder", "RenderOptions", "Rendered", "render_rays"]
 
 Decoder = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# importance sampling smooths over neighbours and drops both ends: four coarse samples leave one bin
 _MOST_SAMPLES = 2**15  # of a ray, which kernels count in 32 bits
+# importance sampling smooths over neighbours and drops both ends: four coarse samples leave one bin
 _FEWEST_COARSE_FOR_FINE = 4
 
 
@@ -84,7 +84,7 @@ class Rendered(NamedTuple):
     """What the rays see.
 
     Attributes:
-        features: ``[B, R, 32]`` in the published range, -1 (nothing) to about 1; the first three are red, green, blue.
+        features: ``[B, R, D]`` in the published range, -1 (nothing) to about 1; the first three are red, green, blue.
         depth: Mean distance along the ray ``[B, R]``, in world units.
         weight: Opacity of the ray ``[B, R]``, 0 to 1.
     """
@@ -157,7 +157,7 @@ def render_rays(
         With ``torch.use_deterministic_algorithms`` the gradients that ``"cuda"`` finds are the same bits every time, at
         the price of a second look and of 8 bytes a channel of the planes.
     """
-    hidden = _check(planes, decoder, origins, directions)
+    hidden = _check(planes, decoder, origins, directions, options.axes)
     jitter = _check_noise("jitter", jitter, origins, options.coarse)
     u = _check_noise("u", u, origins, options.fine) if options.fine else None
     with annotate("render"):
@@ -223,15 +223,19 @@ def _limits(origins: Tensor, directions: Tensor, options: RenderOptions) -> Tens
     return torch.stack([near, far], dim=-1)
 
 
-def _check(planes: Tensor | PackedPlanes, decoder: Decoder, origins: Tensor, directions: Tensor) -> int:
+def _check(planes: Tensor | PackedPlanes, decoder: Decoder, origins: Tensor, directions: Tensor, axes: Axes) -> int:
     """Check shapes and types that the operator relies on; returns the width of the hidden layer."""
+    if isinstance(planes, PackedPlanes):
+        channels = planes.texels.shape[4]
+    else:
+        _check_planes(planes, axes)  # before the decoder is held against their channels
+        channels = planes.shape[2]
     if origins.ndim != 3 or origins.shape[2] != 3:
         raise ValueError(f"origins must have the shape [batch, rays, 3], got {list(origins.shape)}")
     if directions.shape != origins.shape:
         raise ValueError(f"directions {list(directions.shape)} must have the shape of origins {list(origins.shape)}")
     if len(decoder) != 4:
         raise ValueError(f"decoder must be four tensors (w0, b0, w1, b1), got {len(decoder)}")
-    channels = planes.texels.shape[4] if isinstance(planes, PackedPlanes) else planes.shape[2] if planes.ndim > 2 else 0
     w0, b0, w1, b1 = decoder
     shapes = [list(part.shape) for part in decoder]
     fits = w0.ndim == 2 and w1.ndim == 2 and w0.shape[1] == channels and w1.shape[1] == w0.shape[0]

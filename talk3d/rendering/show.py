@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from talk3d.motion import FPS
 from talk3d.rendering.job import RenderJob
 from talk3d.rendering.render import Rendered, render
 
@@ -28,6 +29,7 @@ class Options(Protocol):
     paste_back: Path | None
     resolution: int | None
     precision: Literal["float32", "bfloat16", "float16"]
+    superresolution: Literal["plain", "compiled", "fastest", "8bit"]
     batch: int
     shard: str
     overwrite: bool
@@ -49,6 +51,7 @@ def show_render(options: Options) -> None:
         paste_back=None if options.paste_back is None else str(options.paste_back),
         resolution=options.resolution,
         precision=options.precision,
+        superresolution=options.superresolution,
         batch=options.batch,
     )
     columns = (
@@ -77,12 +80,14 @@ def show_render(options: Options) -> None:
         print(json.dumps(asdict(found), default=str, indent=2))
     else:
         print(_sentence(job, found))
+        if found.choice:
+            print(found.choice)
 
 
 def _sentence(job: RenderJob, found: Rendered) -> str:
     if found.out is None:
         return f"{found.missing} of {found.chunks} chunks are yet to come from other shards; the last one joins them."
-    return f"{job.out}: {found.frames} frames, {found.frames / 25:.2f} s"
+    return f"{job.out}: {found.frames} frames, {found.frames / FPS:.2f} s"
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class Stage(Protocol):
     at the same frames says ``parted = False``, and has one.
 
     Attributes:
-        name: ``"identity"``, ``"superresolution"`` or ``"driver"``; names its files. An identifier.
+        name: Such as ``"identity"`` or ``"driver"``; names its files. An identifier.
         steps: How many there are.
     """
 

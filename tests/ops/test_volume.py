@@ -339,6 +339,7 @@ def test_other_sizes_go_to_the_reference_and_say_so():
     [
         ({"origins": torch.zeros(1, 5)}, r"origins must have the shape \[batch, rays, 3\], got \[1, 5\]"),
         ({"directions": torch.zeros(1, 4, 3)}, r"directions \[1, 4, 3\] must have the shape of origins \[1, 5, 3\]"),
+        ({"planes": torch.zeros(3, 32, 4, 4)}, r"planes must have the shape \[batch, 3, .*got \[3, 32, 4, 4\]"),
         ({"planes": torch.zeros(1, 2, 32, 4, 4)}, r"planes must have the shape \[batch, 3, .*got \[1, 2, 32, 4, 4\]"),
         ({"planes": torch.zeros(2, 3, 32, 4, 4)}, "planes have a batch of 2, the points or rays one of 1"),
         ({"planes": torch.zeros(1, 3, 32, 4, 4, dtype=torch.float64)}, "must have one type and one device"),
