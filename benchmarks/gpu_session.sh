@@ -70,7 +70,7 @@ tests() {
   has xdist && options+=(-n "$(($(nproc) < 8 ? $(nproc) : 8))" --dist worksteal)
   # a kernel that never ends must not take the other tests' results along
   has pytest_timeout && options+=(--timeout 150 --timeout-method thread)
-  installed logged test "$PYTHON" -m pytest -q "${options[@]}" --rootdir "$HERE" -c "$HERE/pyproject.toml" -m gpu \
+  OMP_NUM_THREADS=2 installed logged test "$PYTHON" -m pytest -q "${options[@]}" --rootdir "$HERE" -c "$HERE/pyproject.toml" -m gpu \
     "$HERE/tests/ops" "$HERE/tests/kernels" "$HERE/tests/models/test_baked.py" "$HERE/tests/bench/test_meter.py"
 }
 sanitize() {

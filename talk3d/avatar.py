@@ -28,7 +28,7 @@ from talk3d.ops.triplane import Axes
 from talk3d.profiling import annotate
 from talk3d.weights.convert import convert
 from talk3d.weights.load import described, fact, filled, filled_driver, load_driver, load_generator, load_latent
-from talk3d.weights.store import Weights, read_weights, write_weights
+from talk3d.weights.store import Weights, read_facts, read_weights, write_weights
 
 __all__ = ["Avatar", "BakedAvatar", "SuperResolutionKind", "convert_avatar"]
 
@@ -100,14 +100,14 @@ class Avatar(nn.Module):
             ValueError: If a folder holds something else, is of another version or damaged, or parts do not fit.
         """
         folder = Path(folder)
-        weights = read_weights(folder)
-        if weights.kind == "generator":
+        kind, facts = read_facts(folder)
+        if kind == "generator":
             w = load_latent(Path(w)) if isinstance(w, (str, Path)) else w
             identity = Identity.from_generator(load_generator(folder), w)
-            source = {"generator": weights.facts.get("source")}
+            source = {"generator": facts.get("source")}
             return cls(identity, None if driver is None else load_driver(Path(driver)), source).eval()
         if driver is not None or w is not None:
-            raise ValueError(f"{folder} is a whole {weights.kind}: a driver or a latent goes with a generator")
+            raise ValueError(f"{folder} is a whole {kind}: a driver or a latent goes with a generator")
         weights = read_weights(folder, "avatar")
         scene = fact(folder, weights, "scene")
         with described(folder):
@@ -353,6 +353,8 @@ def convert_avatar(
         parts, notes = {}, []
         for name, source in sources.items():
             if source is not None:
+                if not source.exists():
+                    raise ValueError(f"{source}, which should be the checkpoint of a {name}, does not exist")
                 parts[name] = Path(folder, name)
                 found = convert(source, parts[name], axes=axes if name == "generator" else None)
                 if found.kind != name:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["beside", "make_parent", "replacing"]
+__all__ = ["beside", "make_parent", "replacing", "require_place"]
 
 
 def beside(path: Path) -> Path:
@@ -48,3 +48,17 @@ def make_parent(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"{path} cannot be made: part of its path is a file") from None
+
+
+def require_place(path: Path, endings: Sequence[str]) -> None:
+    """Make sure that a file can be written, before what it shall hold is computed.
+
+    Raises:
+        ValueError: If it has none of these endings, its folder is not there, or it is a folder.
+    """
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{path} can be written as {', '.join(endings)}, not {path.suffix or 'without ending'}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path} cannot be written: {path.absolute().parent} is no folder")

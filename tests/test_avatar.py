@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import talk3d
 from talk3d.models import CONFIGS, ConditionEncoder, DeltaUNet, Driver, SuperResolution, TriPlaneGenerator
-from talk3d.weights import Weights, write_weights
+from talk3d.weights import Weights, store, write_weights
 
 
 @pytest.fixture
@@ -46,6 +47,15 @@ def test_saved_is_loaded(make_avatar, semantics, tmp_path):
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_each_file_is_read_once(make_avatar, generator_folder, tmp_path, monkeypatch):
+    make_avatar().save(tmp_path / "ada")
+    read: list[str] = []
+    monkeypatch.setattr(store, "load_file", lambda path: read.append(path.stem) or load_file(path))
+    talk3d.Avatar.load(tmp_path / "ada")
+    talk3d.Avatar.load(generator_folder)
+    assert sorted(read) == ["conditions", "generator", "identity", "unet"]
 
 
 def test_an_existing_folder_is_not_overwritten(make_avatar, tmp_path):
@@ -104,8 +114,11 @@ def test_parts_that_do_not_fit_are_refused(make_avatar, generator, tmp_path):
         talk3d.Avatar(identity, driver(axes="yz"))
     with pytest.raises(ValueError, match="the U-Net is published with tokens of width 64, the encoders are aligned"):
         Driver(DeltaUNet(axes="zy", semantics="published"), ConditionEncoder(5))
-    with pytest.raises(ValueError, match=r"ws must have the shape \[layers, 32\], got \[2, 31\]"):
-        type(identity).from_generator(generator, torch.zeros(2, 31))
+    layers = generator.backbone.num_ws
+    for shape in ([2, 31], [layers - 1, 32], [1, layers, 32]):
+        sentence = f"ws must have the shape [32] or [{layers}, 32], got {shape}"
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            type(identity).from_generator(generator, torch.zeros(shape))
     with pytest.raises(ValueError, match="planes must have the shape"):
         type(identity).from_generator(generator, planes=torch.zeros(1, 3, 32, 8, 8))
 

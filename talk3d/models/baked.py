@@ -339,7 +339,8 @@ class _Graph:
                     baked._frame(*self.inputs, side)
             torch.cuda.current_stream().wait_stream(stream)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # torch's own stream for captures is on the device that captured first
+            with torch.cuda.graph(self.graph, stream=stream):
                 self.output = baked._frame(*self.inputs, side)
 
     def replay(self, tokens: Tensor, pencils: Tensor) -> Generated:

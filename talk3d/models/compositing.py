@@ -21,8 +21,13 @@ def composite(
     Args:
         picture: Rendered or super-resolved, ``[B, C, H, W]``, -1 to 1.
         weight: Opacity of the view ``[B, 1, h, w]``, enlarged bilinearly if it is smaller than the picture.
-        plate: What is behind ``[B, C, H, W]``, -1 to 1.
+        plate: What is behind ``[B, C, H, W]``, -1 to 1; one for all, or of one colour, broadcasts.
+
+    Raises:
+        ValueError: If the plate has another size than the picture.
     """
+    if plate.shape[2:] not in (picture.shape[2:], (1, 1)):
+        raise ValueError(f"plate {list(plate.shape)} must have the height and width of picture {list(picture.shape)}")
     if weight.shape[2:] != picture.shape[2:]:
         weight = interpolate(weight, picture.shape[2:], mode="bilinear", align_corners=False)
     return picture + (1 - weight) * (plate + 1)

@@ -14,7 +14,7 @@ from torch.nn.functional import leaky_relu
 from torch.utils.checkpoint import checkpoint
 
 from talk3d.models.frame_level import FrameLevel
-from talk3d.models.frame_unet import FrameUNet
+from talk3d.models.frame_unet import FrameUNet, check_tokens
 from talk3d.models.transformer import PlaneTransformer
 from talk3d.nn.equalized import smoothing_filter
 from talk3d.nn.planes import (
@@ -188,10 +188,9 @@ class DeltaUNet(nn.Module):
         Raises:
             ValueError: On wrong shapes; with the name and shape of the argument.
         """
+        check_tokens(tokens, None if self.head is None else self.tokens, self.condition)
         features = self._features(tokens, identity)
-        batch, count = tokens.shape[:2]
-        if self.head is not None and count != self.tokens:
-            raise ValueError(f"this network was made for {self.tokens} tokens, got {count}")
+        batch = tokens.shape[0]
         with annotate("unet.mid"):
             planes, _ = self._run(self.transformer.finish, features.texels.expand(batch, -1, -1, -1), tokens)
         skips = features.eighth, features.quarter, features.half
@@ -247,8 +246,7 @@ class DeltaUNet(nn.Module):
         return FrameUNet(self.transformer, levels, self.head, features, dtype)
 
     def _features(self, tokens: Tensor, identity: Tensor | IdentityFeatures) -> IdentityFeatures:
-        if tokens.ndim != 3 or tokens.shape[2] != self.condition:
-            raise ValueError(f"tokens must have the shape [batch, tokens, {self.condition}], got {list(tokens.shape)}")
+        check_tokens(tokens, None, self.condition)
         batch = tokens.shape[0]
         if isinstance(identity, Tensor):
             # an expanded batch is one identity

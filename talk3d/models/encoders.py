@@ -111,8 +111,8 @@ class AudioEncoder(nn.Module):
         Raises:
             ValueError: If the shape is neither.
         """
-        shape = list(features.shape)
-        if features.ndim not in (3, 4) or shape[-2:] != [_STEPS, self.features] or shape[1:-2] not in ([], [8]):
+        shape, of_frame = list(features.shape), [_STEPS, self.features]
+        if shape[1:] not in (of_frame, [_NEIGHBOURS, *of_frame]):
             raise ValueError(
                 f"features must have the shape [frames, {_STEPS}, {self.features}] or "
                 f"[frames, {_NEIGHBOURS}, {_STEPS}, {self.features}], got {shape}"

@@ -17,7 +17,15 @@ from talk3d.profiling import annotate
 if TYPE_CHECKING:
     from talk3d.models.delta import IdentityFeatures
 
-__all__ = ["FrameUNet"]
+__all__ = ["FrameUNet", "check_tokens"]
+
+
+def check_tokens(tokens: Tensor, count: int | None, width: int) -> None:
+    """Raise unless tokens are ``[B, count, width]``; without a count any number of them will do."""
+    if tokens.ndim != 3 or tokens.shape[2] != width:
+        raise ValueError(f"tokens must have the shape [batch, tokens, {width}], got {list(tokens.shape)}")
+    if count not in (None, tokens.shape[1]):
+        raise ValueError(f"this network was made for {count} tokens, got {tokens.shape[1]}")
 
 
 class FrameUNet(nn.Module):
@@ -54,9 +62,16 @@ class FrameUNet(nn.Module):
             for index, block in enumerate(transformer.blocks)
         )
         self.head = None if head is None else _FrameHead(head, features.scale).to(dtype)
+        self.tokens = None if head is None else len(head.strength)
+        self.condition = transformer.blocks[0].cross_attention.key.shape[1]
 
     def forward(self, tokens: Float[Tensor, "batch token condition"]) -> Float[Tensor, "batch 3 channel size size"]:
-        """Predict delta planes ``[B, 3, C, R, R]``, channels-last plane by plane."""
+        """Predict delta planes ``[B, 3, C, R, R]``, channels-last plane by plane.
+
+        Raises:
+            ValueError: On tokens of another number or width.
+        """
+        check_tokens(tokens, self.tokens, self.condition)
         batch, tokens = len(tokens), tokens.to(self.dtype)
         with annotate("unet.mid"):
             texels = self.texels.expand(batch, -1, -1, -1)

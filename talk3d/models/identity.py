@@ -54,9 +54,10 @@ class Identity(Scene):
         ws = generator.mapping.w_avg if ws is None else ws
         if ws is None:
             raise ValueError("the generator keeps no mean latent: pass ws")
-        if ws.shape[-1:] != (generator.config.w_dim,) or ws.ndim > 2:
-            raise ValueError(f"ws must have the shape [layers, {generator.config.w_dim}], got {list(ws.shape)}")
-        ws = ws.expand(generator.backbone.num_ws, -1)
+        layers, width = generator.backbone.num_ws, generator.config.w_dim
+        if list(ws.shape) not in ([width], [1, width], [layers, width]):
+            raise ValueError(f"ws must have the shape [{width}] or [{layers}, {width}], got {list(ws.shape)}")
+        ws = ws.expand(layers, -1)
         identity = cls(generator.config.scene())
         identity.decoder.load_state_dict(generator.decoder.state_dict())
         identity.superresolution.load_state_dict(generator.superresolution.state_dict())

@@ -117,13 +117,26 @@ class Checkpoints:
         return found[-1] if found else None
 
     def best(self) -> Path | None:
-        """Folder of the best checkpoint."""
+        """Folder of the best checkpoint; None if none was the best.
+
+        Raises:
+            ValueError: If the file that names it is damaged, or names one that is not there.
+        """
+        pointer = self.folder / _BEST
+        rest = "remove it to go on without a best one"
         try:
-            step = json.loads((self.folder / _BEST).read_text())["step"]
-        except (OSError, ValueError, KeyError):
+            about = json.loads(pointer.read_text())
+        except FileNotFoundError:
             return None
+        except (OSError, RecursionError, ValueError):
+            raise ValueError(f"{pointer} is damaged: it cannot be read as JSON; {rest}") from None
+        step = about.get("step") if isinstance(about, dict) else None
+        if type(step) is not int or step < 0:
+            raise ValueError(f"{pointer} is damaged: it does not say which step was the best; {rest}")
         found = self.folder / f"{step:08d}"
-        return found if found.is_dir() else None
+        if not found.is_dir():
+            raise ValueError(f"{pointer} is damaged: the best one, {found.name}, is not there; {rest}")
+        return found
 
     def _all(self) -> list[Path]:
         if not self.folder.is_dir():

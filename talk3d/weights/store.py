@@ -14,7 +14,7 @@ from torch import Tensor
 
 from talk3d.beside import make_parent, replacing
 
-__all__ = ["FILE", "VERSION", "Weights", "read_weights", "write_weights"]
+__all__ = ["FILE", "VERSION", "Weights", "read_facts", "read_weights", "write_weights"]
 
 FILE = "weights.json"
 VERSION = 1
@@ -68,10 +68,34 @@ def read_weights(folder: Path, kind: str | None = None) -> Weights:
     Raises:
         ValueError: If it is no such folder, of a version or kind that does not fit, or damaged.
     """
+    found, parts, facts = _described(folder)
+    if kind not in (None, found):
+        raise ValueError(f"{folder} holds the weights of {_a(found)}, not of {_a(kind)}")
+    return Weights(found, {part: _load(folder / f"{part}.safetensors") for part in parts}, facts)
+
+
+def read_facts(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """Read :attr:`Weights.kind` and :attr:`Weights.facts` of a folder, and none of its tensors.
+
+    Raises:
+        ValueError: If it is no such folder, of a version that does not fit, or its description is damaged.
+    """
+    kind, _, facts = _described(folder)
+    return kind, facts
+
+
+def _described(folder: Path) -> tuple[str, list[str], dict[str, Any]]:
+    """Kind, names of the parts, and facts."""
     try:
         about = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if not folder.exists():
+            raise ValueError(f"{folder} does not exist; it should be a folder of weights, with {FILE}") from None
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a file; it should be a folder of weights, with {FILE}") from None
         raise ValueError(f"{folder} holds no weights: it has no {FILE}") from None
+    except OSError as error:
+        raise ValueError(f"{folder / FILE} cannot be read: {error.strerror}") from None
     except (RecursionError, ValueError):
         raise ValueError(f"{folder / FILE} is damaged: it is not JSON") from None
     if not isinstance(about, dict) or about.pop("format", None) != "talk3d":
@@ -79,11 +103,9 @@ def read_weights(folder: Path, kind: str | None = None) -> Weights:
     version, found, parts = (about.pop(key, None) for key in ("version", "kind", "parts"))
     if version != VERSION:
         raise ValueError(f"{folder} is of version {version}, and this talk3d reads version {VERSION}")
-    if kind not in (None, found):
-        raise ValueError(f"{folder} holds the weights of {_a(found)}, not of {_a(kind)}")
     if not isinstance(parts, list) or not all(isinstance(part, str) and part.isidentifier() for part in parts):
         raise ValueError(f"{folder / FILE} is damaged: its parts are not names")
-    return Weights(found, {part: _load(folder / f"{part}.safetensors") for part in parts}, about)
+    return found, parts, about
 
 
 def _a(kind: object) -> str:

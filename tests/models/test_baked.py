@@ -125,6 +125,11 @@ def test_wrong_use_is_said(make_avatar):
         baked.frames(tokens, torch.zeros(3, 16))
     with pytest.raises(ValueError, match=r"tokens must be \[2, tokens, width\], got \[3, 5, 64\]"):
         baked.frames(tokens, cameras(avatar, 2))
+    for some in (tokens[:, :1], tokens[:, :4]):  # one would serve all maps of the head, and nobody would know
+        with pytest.raises(ValueError, match=f"made for 5 tokens, got {some.shape[1]}"):
+            baked.frames(some, cameras(avatar))
+    with pytest.raises(ValueError, match=r"tokens must have the shape \[batch, tokens, 64\], got \[3, 5, 63\]"):
+        baked.frames(tokens[..., 1:], cameras(avatar))
     with pytest.raises(
         ValueError, match=r"dtype must be one of torch\.float32, torch\.bfloat16 on cpu, got torch\.float64"
     ):

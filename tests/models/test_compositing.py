@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from talk3d.models.compositing import composite
@@ -18,6 +19,13 @@ def test_nothing_is_the_plate_and_what_is_opaque_hides_it():
     torch.testing.assert_close(composite(torch.full_like(plate, -1), torch.zeros(2, 1, 4, 4), plate), plate)
     picture = torch.rand(2, 3, 4, 4) * 2 - 1
     torch.testing.assert_close(composite(picture, torch.ones(2, 1, 4, 4), plate), picture)
+
+
+def test_a_plate_of_another_size_is_refused():
+    picture, weight = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 2, 2)
+    torch.testing.assert_close(composite(picture, weight, torch.ones(1, 3, 1, 1)), torch.full_like(picture, 2.0))
+    with pytest.raises(ValueError, match=r"plate \[1, 3, 2, 4\] must have the height and width of picture \[2, 3, 4"):
+        composite(picture, weight, torch.ones(1, 3, 2, 4))
 
 
 def test_a_small_opacity_is_enlarged():
