@@ -65,13 +65,13 @@ build() {
     "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --target "$SITE" .
 }
 tests() {
-  local options=(-p no:cacheprovider -p no:benchmark --tb=short -rfE --durations=5)
+  local options=(-p no:cacheprovider -p no:benchmark --tb=short -rfE --durations=5 --continue-on-collection-errors)
   # hundreds of Triton kernels are compiled, each in a second or two: by several processes, which share Triton's cache
   has xdist && options+=(-n "$(($(nproc) < 8 ? $(nproc) : 8))" --dist worksteal)
   # a kernel that never ends must not take the other tests' results along
   has pytest_timeout && options+=(--timeout 150 --timeout-method thread)
   OMP_NUM_THREADS=2 installed logged test "$PYTHON" -m pytest -q "${options[@]}" --rootdir "$HERE" -c "$HERE/pyproject.toml" -m gpu \
-    "$HERE/tests/ops" "$HERE/tests/kernels" "$HERE/tests/models/test_baked.py" "$HERE/tests/bench/test_meter.py"
+    "$HERE/tests/ops" "$HERE/tests/kernels" "$HERE/tests/models" "$HERE/tests/bench/test_meter.py"
 }
 sanitize() {
   local sanitizer status=0 tool options

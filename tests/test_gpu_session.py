@@ -86,7 +86,8 @@ def test_what_a_session_runs_needs_no_other_library(tmp_path):
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stdout
-    assert all(name in done.stdout for name in ("test_volume_cuda.py", "test_baked.py", "test_meter.py"))
+    named = "test_volume_cuda.py", "test_baked.py", "test_devices.py", "test_meter.py"
+    assert all(name in done.stdout for name in named)
 
 
 def test_on_a_gpu_what_triton_runs_counts_as_its_tests(tmp_path):
