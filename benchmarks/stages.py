@@ -155,7 +155,10 @@ def _power_of_2(count: int) -> int:
 
 
 def table(milliseconds: Mapping[str, float], given: Rates, works: Mapping[str, Work]) -> list[dict[str, str]]:
-    """One row for each stage: time, floors in microseconds, the roof that binds, and how much of it."""
+    """One row for each stage: time, floors in microseconds, the roof that binds, and how much of it.
+
+    GFLOP are those of tensor cores: of the renderer, three products for float32, and coarse samples twice.
+    """
     taken: dict[str, float] = defaultdict(float)
     for name, value in milliseconds.items():
         for stage in works:
