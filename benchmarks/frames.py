@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +40,8 @@ from talk3d.bench.frame import FRAME
 from talk3d.bench.frame import measure as budget
 from talk3d.ops.registry import Operator
 
-CALLS = 5  # of a side in its turn on a GPU, which then is waited for once
+CALLS = 5  # of a side in its turn on a GPU, at most, which then is waited for once
+TURN = 0.1  # seconds of a turn in which more than one call is worth while
 TRAINED = (1, 4)  # frames in a step
 WARM_UP = 3  # libraries load and choose, graphs are captured, what compiles is compiled
 
@@ -143,7 +143,7 @@ def _inputs(avatar: talk3d.Avatar, batch: int, device: str) -> tuple[Tensor, Ten
 
 def measure(what: str, batch: int, sides: Sides, rounds: int, device: str) -> Iterator[Row]:
     """Run all sides in turns, and compare each with the reference."""
-    calls = CALLS if device == "cuda" else 1
+    calls = dict.fromkeys(sides, 1)
     taken: dict[str, list[float]] = {side: [] for side in sides}
     peaks: dict[str, int | None] = dict.fromkeys(sides)
     for side, run in sides.items():
@@ -152,17 +152,18 @@ def measure(what: str, batch: int, sides: Sides, rounds: int, device: str) -> It
         if device == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
+            before, start = torch.cuda.memory_allocated(), time.perf_counter()
             run()
             torch.cuda.synchronize()
+            calls[side] = min(max(round(TURN / (time.perf_counter() - start)), 1), CALLS)
             peaks[side] = torch.cuda.max_memory_allocated() - before
     for side, _ in interleave(list(sides), rounds):
         start = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(calls[side]):
             sides[side]()
         if device == "cuda":
             torch.cuda.synchronize()
-        taken[side].append((time.perf_counter() - start) / calls)
+        taken[side].append((time.perf_counter() - start) / calls[side])
     for side, seconds in taken.items():
         ratio = ratios(taken["reference"], seconds)
         rate = Spread(tuple(batch / each for each in seconds))
@@ -175,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="small networks, which say nothing of speed")
-    parser.add_argument("--compile", action="store_true", help="also against torch.compile, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="at last the first batch against torch.compile: minutes")
     parser.add_argument("--json", type=Path, help="write rows to this file, too")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -183,30 +184,43 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     size, device = QUICK if options.quick else FULL, options.device
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    rows = []
-    print(f"{name}, torch {torch.__version__}, {'quick' if options.quick else 'published'} sizes")
-    rendering = partial(frames, compiled=options.compile)
-    for what, make, batches in (("frames", rendering, options.batches), ("training", training, TRAINED)):
-        for batch in batches:
-            for row in measure(what, batch, make(size, batch, device), options.rounds, device):
-                rows.append(row)
-                # a rate belongs to a GPU with a name; of a processor only the ratio is said
-                rate = f"{row.per_second:.1f} a second, " if device == "cuda" else ""
-                peak = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**20:.0f} MiB"
-                compared = f"{row.ratio:.2f} x [{row.at_least:.2f}]"
-                print(f"{what}, batch {batch}, {row.side}: {rate}{compared}{peak}", flush=True)
+    rows: list[dict[str, object]] = []
+    found: dict[str, object] = {"device": name, "torch": torch.__version__, "rows": rows}
+
+    def keep() -> None:  # after each step: the next one may be one too many
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+    def compare(what: str, batch: int, sides: Sides) -> None:
+        try:
+            measured = list(measure(what, batch, sides, options.rounds, device))
+        except torch.OutOfMemoryError as error:  # of the reference, which keeps everything
+            print(f"{what}, batch {batch}: {error}", file=sys.stderr)
+            return
+        for row in measured:
+            rows.append(asdict(row))
+            # a rate belongs to a GPU with a name; of a processor only the ratio is said
+            rate = f"{row.per_second:.1f} a second, " if device == "cuda" else ""
+            peak = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**20:.0f} MiB"
+            compared = f"{row.ratio:.2f} x [{row.at_least:.2f}]"
+            print(f"{what}, batch {batch}, {row.side}: {rate}{compared}{peak}", flush=True)
+        keep()
+
+    print(f"{name}, torch {torch.__version__}, {'quick' if options.quick else 'published'} sizes", flush=True)
+    first, *others = options.batches
+    compare("frames", first, frames(size, first, device, compiled=False))
     spent = budget(copy.deepcopy(networks.avatar(size)), dtype=torch.bfloat16, device=device, rounds=options.rounds)
     stages = {name: spread.median for name, spread in spent.baked.milliseconds.items()}
+    found["milliseconds"] = stages
+    keep()
     for stage, milliseconds in stages.items():
-        print(f"budget, {stage}: {100 * milliseconds / stages[FRAME]:.1f} %")
-    if options.json:
-        found = {
-            "device": name,
-            "torch": torch.__version__,
-            "rows": [asdict(row) for row in rows],
-            "milliseconds": stages,
-        }
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"budget, {stage}: {100 * milliseconds / stages[FRAME]:.1f} %", flush=True)
+    for batch in TRAINED:
+        compare("training", batch, training(size, batch, device))
+    for batch in others:
+        compare("frames", batch, frames(size, batch, device, compiled=False))
+    if options.compile:
+        compare("compiled frames", first, frames(size, first, device, compiled=True))
     return 0
 
 

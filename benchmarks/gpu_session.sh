@@ -4,20 +4,20 @@
 #   benchmarks/gpu_session.sh build|test|sanitize|bench|frames|all [PEERS]
 #
 # build     talk3d with kernels for this machine's GPU alone, beside any installation
-# test      what is marked gpu
-# sanitize  compute-sanitizer's memcheck and racecheck on small cases
+# test      what is marked gpu, and what runs Triton kernels
+# sanitize  compute-sanitizer's memcheck, racecheck and synccheck on small cases
 # bench     against eager reference, torch.compile and the packages in the folder PEERS; gates, ledger, roofline
 # frames    a whole frame, replayed and launched, at batch 1 to 16; training steps; peak memory; a frame's budget
-# all       one after another, each as far as it gets
+# all       one after another, each as far as it gets: tests, bench, frames, sanitize
 #
 # Logs and results go to $OUT, by default the folder gpu-session. Needs torch with CUDA, nvcc, pytest and pytest-benchmark;
-# no network. PYTHON chooses the interpreter, TALK3D_SITE the folder of the installation.
+# no network. PYTHON chooses the interpreter, TALK3D_SITE the folder of the installation, by default gpu-session/site.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 HERE=$PWD
 PYTHON=${PYTHON:-python3}
 OUT=$(realpath -m "${OUT:-gpu-session}")
-SITE=$(realpath -m "${TALK3D_SITE:-$OUT/site}")
+SITE=$(realpath -m "${TALK3D_SITE:-gpu-session/site}")
 LIMIT=${LIMIT:-580} # seconds for a command
 export PYTHONUNBUFFERED=1
 
@@ -30,19 +30,27 @@ fail() {
   exit 1
 }
 
-# runs a command, to the end of a log and the screen, no longer than it may take
+# runs a command, to the end of a log and the screen, no longer than it may take; interrupted, pytest writes what it has
 logged() {
   local name=$1
   shift
-  timeout --kill-after=10 "$LIMIT" "$@" 2>&1 | tee -a "$OUT/$name.log"
+  timeout --signal=INT --kill-after=15 "$LIMIT" "$@" 2>&1 | tee -a "$OUT/$name.log"
   local status=${PIPESTATUS[0]}
-  [ "$status" -eq 124 ] && echo "gpu_session: $name took longer than $LIMIT seconds" | tee -a "$OUT/$name.log" >&2
+  if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
+    echo "gpu_session: $name took longer than $LIMIT seconds" | tee -a "$OUT/$name.log" >&2
+  fi
   return "$status"
 }
 # the interpreter with the installed package; away from the sources, whose talk3d/ would hide it
 installed() {
-  [ -d "$SITE/talk3d" ] || fail "nothing is built in $SITE: run $0 build"
+  if [ ! -d "$SITE/talk3d" ]; then
+    echo "gpu_session: nothing is built in $SITE: run $0 build" >&2
+    return 1
+  fi
   (cd "$OUT" && PYTHONPATH="$SITE" "$@")
+}
+has() {
+  "$PYTHON" -c "import $1" 2>/dev/null
 }
 needs_gpu() {
   "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
@@ -57,31 +65,46 @@ build() {
     "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --target "$SITE" .
 }
 tests() {
-  installed logged test "$PYTHON" -m pytest -q -p no:cacheprovider --rootdir "$HERE" -c "$HERE/pyproject.toml" \
-    -m gpu "$HERE/tests/ops" "$HERE/tests/kernels"
+  local options=(-p no:cacheprovider -p no:benchmark --tb=short -rfE --durations=5 --continue-on-collection-errors)
+  # hundreds of Triton kernels are compiled, each in a second or two: by several processes, which share Triton's cache
+  has xdist && options+=(-n "$(($(nproc) < 8 ? $(nproc) : 8))" --dist worksteal)
+  # a kernel that never ends must not take the other tests' results along
+  has pytest_timeout && options+=(--timeout 150 --timeout-method thread)
+  OMP_NUM_THREADS=2 installed logged test "$PYTHON" -m pytest -q "${options[@]}" --rootdir "$HERE" -c "$HERE/pyproject.toml" -m gpu \
+    "$HERE/tests/ops" "$HERE/tests/kernels" "$HERE/tests/models" "$HERE/tests/bench/test_meter.py"
 }
 sanitize() {
-  local sanitizer status=0 tool
+  local sanitizer status=0 tool options
   sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-  [ -x "$sanitizer" ] || fail "there is no compute-sanitizer on PATH"
-  for tool in memcheck racecheck; do
-    LIMIT=$((LIMIT / 2)) installed logged "$tool" "$sanitizer" --tool "$tool" --error-exitcode 1 \
+  if [ ! -x "$sanitizer" ]; then
+    echo "gpu_session: there is no compute-sanitizer on PATH" >&2
+    return 1
+  fi
+  for tool in memcheck racecheck synccheck; do
+    # our kernels alone; torch asks for symbols that need not be there, and reaches the GPU after more than 10 seconds
+    options=(--tool "$tool" --kernel-name kns=talk3d --report-api-errors no --launch-timeout 120 --error-exitcode 1)
+    LIMIT=$((LIMIT / 3)) installed logged sanitize "$sanitizer" "${options[@]}" \
       "$PYTHON" "$HERE/benchmarks/small_cases.py" || status=1
   done
   return $status
 }
+# PEER SECONDS FILTER [PEERS]
+against() {
+  LIMIT=$2 installed logged bench "$PYTHON" -m pytest -q -p no:cacheprovider --rootdir "$HERE" -c "$HERE/pyproject.toml" \
+    "$HERE/benchmarks" --device cuda --peer "$1" ${4:+--peers "$4"} --ledger --benchmark-json "$OUT/$1.json" -k "$3"
+}
 bench() {
-  local status=0 peer
-  local peers=(reference compile)
-  if [ -n "$1" ]; then for peer in "$1"/*.py; do peers+=("$(basename "$peer" .py)"); done; fi
-  LIMIT=$((LIMIT / (${#peers[@]} + 1)))
-  for peer in "${peers[@]}"; do
-    installed logged bench "$PYTHON" -m pytest -q -p no:cacheprovider --rootdir "$HERE" -c "$HERE/pyproject.toml" \
-      "$HERE/benchmarks" --device cuda --peer "$peer" ${1:+--peers "$1"} --ledger \
-      --benchmark-json "$OUT/$peer.json" -k "render_rays or sample_triplane" || status=1
+  local status=0 file others=()
+  if [ -n "$1" ]; then others=("$1"/*.py); fi
+  local share=$((LIMIT / (5 + ${#others[@]})))
+  against reference $((3 * share)) "render_rays or sample_triplane" || status=1
+  installed logged bench "$PYTHON" "$HERE/benchmarks/roofline.py" "$OUT/reference.json" || status=1
+  # the two cases that have gates: every other one compiles for a minute
+  against compile $((2 * share)) "render_rays_forward and not backward and not min_weight" || status=1
+  for file in "${others[@]}"; do
+    against "$(basename "$file" .py)" "$share" "render_rays or sample_triplane" "$1" || status=1
   done
-  installed logged roofline "$PYTHON" "$HERE/benchmarks/roofline.py" "$OUT/reference.json" || status=1
-  cp "$HERE"/benchmarks/results/*.csv "$OUT"/
+  find "$HERE"/benchmarks/results -name '*.csv' ! -name 'cpu-*' ! -name kernels.csv -exec cp {} "$OUT"/ \;
   return $status
 }
 
@@ -104,7 +127,7 @@ case $1 in
   all)
     build || exit
     status=0
-    for part in tests sanitize bench frames; do $part "$peers" || status=1; done
+    for part in tests bench frames sanitize; do $part "$peers" || status=1; done
     exit $status
     ;;
 esac

@@ -49,4 +49,7 @@ def load(name: str, folder: Path | None, cases: dict[str, Case]) -> dict[str, Ca
 
 
 def _compiled(peer: Callable[[Size], Function]) -> Callable[[Size], Function]:
+    # all cases of an operator have one code, of which torch compiles 8 kinds and then, without a word, none
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     return lambda size: torch.compile(peer(size), dynamic=False)

@@ -222,16 +222,8 @@ def count_rendering(arch: str) -> Iterator[dict[str, str]]:
                 found = {"kernel": name, "arch": arch}
                 if amd:
                     yield found | _of_amd(step.kernel, step.arguments, target, step.types)
-                    continue
-                taken = step.inspect(int(target.arch))
-                yield (
-                    found
-                    | _of_nvidia(taken)
-                    | {
-                        "instructions_per_sample": f"{step.per_sample(taken):.3f}",
-                        "mufu_per_sample": f"{step.per_sample(taken, 'MUFU'):.3f}",
-                    }
-                )
+                else:
+                    yield found | of_pass(step, step.inspect(int(target.arch)))
     tile = tiles.sample_triplane(32)
     plain = {"PAIRS": (0, 1, 0, 2, 2, 1), "MEAN": True, "SHARED": True, "C": 32, **tile}
     both = plain | {"NEEDS_PLANES": True, "NEEDS_POINTS": True}
@@ -242,6 +234,14 @@ def count_rendering(arch: str) -> Iterator[dict[str, str]]:
     )
     for back, kernel, arguments in kernels:
         yield count(Launch(f"sample_triplane{back}", kernel, arguments, numbers, {"scale": "fp32"}), arch)
+
+
+def of_pass(step: ahead.Pass, taken: ahead.Compiled) -> dict[str, str]:
+    """What the table says of a kernel of ``render_rays``."""
+    return _of_nvidia(taken) | {
+        "instructions_per_sample": f"{step.per_sample(taken):.3f}",
+        "mufu_per_sample": f"{step.per_sample(taken, 'MUFU'):.3f}",
+    }
 
 
 def _of_nvidia(taken: ahead.Compiled) -> dict[str, str]:

@@ -155,7 +155,9 @@ def _march_kernel(
     if CLAMP:
         nearest = tl.sum(tl.where(k == 0, t, 0.0), 1)
         farthest = tl.sum(tl.where(k == N - 1, t, 0.0), 1)
-        depth = tl.minimum(tl.maximum(depth, nearest), farthest)
+        # what is not a number stays so, on a GPU as in the interpreter
+        depth = tl.maximum(depth, nearest, propagate_nan=tl.PropagateNan.ALL)
+        depth = tl.minimum(depth, farthest, propagate_nan=tl.PropagateNan.ALL)
     tl.store(depth_ptr + ray, depth.to(depth_ptr.dtype.element_ty), mask=exists)
     tl.store(weight_ptr + ray, weight.to(weight_ptr.dtype.element_ty), mask=exists)
 

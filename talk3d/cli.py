@@ -5,6 +5,8 @@ The exit code is 0, 1 where a command failed (one sentence on stderr says why), 
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,24 +16,28 @@ from typing import Annotated, Literal
 import tyro
 
 from talk3d.training.command import Fit, fit_defaults
+from talk3d.training.options import OptionalPath, named
 
 __all__ = ["main"]
+
+_OptionalInt = Annotated[int | None, named("INT")]
+_OptionalStr = Annotated[str | None, named("STR")]
 
 
 @dataclass(frozen=True)
 class Bench:
     """Print what a frame costs, stage by stage, baked and unbaked."""
 
-    avatar: tyro.conf.Positional[Path | None] = None
+    avatar: Annotated[Path | None, tyro.conf.Positional, named("[AVATAR]")] = None
     """The folder of an avatar; by default networks of the published sizes with random weights."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the baked networks; planes and renderer stay float32 on a CPU."""
 
-    threads: int | None = None
+    threads: _OptionalInt = None
     """Threads of a CPU; by default as many as torch takes."""
 
-    device: str | None = None
+    device: _OptionalStr = None
     """Where to render, such as cpu or cuda:1; by default a GPU if there is one."""
 
     rounds: int = 7
@@ -60,19 +66,19 @@ class Bench:
 class Convert:
     """Convert a published checkpoint (EG3D's .pkl, Talk3D's .pt) to safetensors and JSON; nothing of it is run."""
 
-    source: tyro.conf.Positional[Path]
-    """The checkpoint."""
+    source: Annotated[Path, tyro.conf.Positional, named("CHECKPOINT")]
+    """The file to convert."""
 
-    out: Path | None = None
+    out: OptionalPath = None
     """The folder to write, which must not exist or be empty."""
 
     axes: Literal["original", "zy", "yz"] | None = None
     """The convention of the planes, where the checkpoint does not say it."""
 
-    driver: Path | None = None
+    driver: OptionalPath = None
     """With a generator: Talk3D's .pt that moves it. What is written is an avatar then."""
 
-    latent: Path | None = None
+    latent: OptionalPath = None
     """With a generator: the person's latent (inversion_w_person.pt). What is written is an avatar then."""
 
     list: bool = False
@@ -120,34 +126,34 @@ class Demo:
 class Evaluate:
     """Compare an avatar with the frames of a dataset, and write a report: numbers, curves, pictures."""
 
-    avatar: tyro.conf.Positional[Path]
+    avatar: Annotated[Path, tyro.conf.Positional, named("AVATAR")]
     """The folder of the avatar."""
 
-    data: tyro.conf.Positional[Path]
+    data: Annotated[Path, tyro.conf.Positional, named("DATA")]
     """The folder of the dataset."""
 
     out: Path
     """The folder of the report to write."""
 
-    split: str = "test"
-    """Which frames of the dataset: train, val or test."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which frames of the dataset."""
 
-    frames: int | None = None
-    """No more than the first of them."""
+    frames: _OptionalInt = None
+    """No more than so many, the first ones; by default all."""
 
     no_views: bool = False
     """Render no novel views, which take four frames more for each."""
 
-    lpips: Path | None = None
+    lpips: OptionalPath = None
     """Weights of torchvision's AlexNet (alexnet-owt-7be5be79.pth), for LPIPS."""
 
-    inception: Path | None = None
+    inception: OptionalPath = None
     """Weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), for FID."""
 
-    syncnet: Path | None = None
+    syncnet: OptionalPath = None
     """Weights of SyncNet v2 (syncnet_v2.model), for LSE-C and LSE-D."""
 
-    curricularface: Path | None = None
+    curricularface: OptionalPath = None
     """Weights of CurricularFace IR-101 (CurricularFace_Backbone.pth), for the similarity of identity."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -173,16 +179,16 @@ class Evaluate:
 class Export:
     """Write an avatar's shape: a mesh with vertex colours, or a sheet of pictures, depth and normals."""
 
-    avatar: tyro.conf.Positional[Path]
+    avatar: Annotated[Path, tyro.conf.Positional, named("AVATAR")]
     """The folder of an avatar, or of a converted generator, whose average face is taken."""
 
-    mesh: Path | None = None
+    mesh: OptionalPath = None
     """A .ply, .glb or .obj file to write."""
 
-    views: Path | None = None
+    views: OptionalPath = None
     """A .png file to write: a row for each yaw."""
 
-    latent: Path | None = None
+    latent: OptionalPath = None
     """With a generator: the folder of a converted latent."""
 
     yaws: tuple[float, ...] = (-30.0, 0.0, 30.0)
@@ -231,19 +237,19 @@ class Info:
 class Prepare:
     """Make a dataset of a clip of one person: crops, cameras, masks, background, blink and speech features."""
 
-    source: tyro.conf.Positional[Path]
-    """The clip."""
+    source: Annotated[Path, tyro.conf.Positional, named("CLIP")]
+    """The video."""
 
     out: Path
     """The folder to make."""
 
-    audio: Path | None = None
+    audio: OptionalPath = None
     """Sound that replaces the clip's own; it begins with the clip."""
 
     features: Literal["logmel", "wav2vec2", "hubert"] = "logmel"
     """Of the speech; all but logmel need transformers and a trained model."""
 
-    model: str | None = None
+    model: _OptionalStr = None
     """Folder or name of a trained speech model."""
 
     size: int = 512
@@ -285,7 +291,7 @@ class Render:
     Running it again after a crash or Ctrl-C goes on where it stopped.
     """
 
-    avatar: tyro.conf.Positional[Path]
+    avatar: Annotated[Path, tyro.conf.Positional, named("AVATAR")]
     """The folder of the avatar."""
 
     audio: Path
@@ -300,14 +306,18 @@ class Render:
     background: str = "keep"
     """keep (the clip's), transparent, a colour #rrggbb, or a picture."""
 
-    paste_back: Path | None = None
+    paste_back: OptionalPath = None
     """The clip that the avatar was made from: put the crop back into its frames."""
 
-    resolution: int | None = None
+    resolution: _OptionalInt = None
     """Side of the video in pixels, by default the avatar's own."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the networks; planes and renderer stay float32 on a CPU."""
+
+    superresolution: Literal["plain", "compiled", "fastest", "8bit"] = "plain"
+    """plain (our kernels), compiled (torch.compile, which takes minutes first), fastest (measures both and says which),
+    or 8bit (refused where it can be seen)."""
 
     batch: int = 1
     """Frames at a time."""
@@ -345,9 +355,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Open 3D talking heads.",
             args=arguments,
         )
-        return command.run() or 0
+        code = command.run() or 0
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells count
+    except BrokenPipeError as error:
+        return _unheard(error)
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         print(f"talk3d: {error}", file=sys.stderr)
         return 1
+
+
+def _unheard(error: BrokenPipeError) -> int:
+    """End quietly, as rich does, if whoever read the output, such as ``head``, has stopped; returns the exit code."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if any(event & select.POLLERR for _, event in pipe.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes once more in the end
+    else:
+        print(f"talk3d: {error}", file=sys.stderr)
+    return 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from talk3d import cameras
 from talk3d.avatar import Avatar
-from talk3d.geometry import Mesh, extract_mesh, write_mesh
+from talk3d.beside import replacing, require_place
+from talk3d.geometry import FORMATS, Mesh, extract_mesh, write_mesh
 from talk3d.pictures import depth_picture, normal_picture, to_bytes
 
 __all__ = ["avatar_mesh", "export_mesh", "export_views", "view_sheet"]
@@ -44,7 +45,12 @@ def avatar_mesh(avatar: Avatar, *, resolution: int = 256, level: float = 10.0, b
 
 
 def export_mesh(avatar: Avatar, path: Path, *, resolution: int = 256, level: float = 10.0) -> Mesh:
-    """Write :func:`avatar_mesh` as ``.ply``, ``.obj`` or ``.glb``, in world units (see :mod:`talk3d.cameras`)."""
+    """Write :func:`avatar_mesh` as ``.ply``, ``.obj`` or ``.glb``, in world units (see :mod:`talk3d.cameras`).
+
+    Raises:
+        ValueError: If it cannot be written there, or the density reaches the level nowhere.
+    """
+    require_place(path, FORMATS)
     mesh = avatar_mesh(avatar, resolution=resolution, level=level)
     write_mesh(mesh, path)
     return mesh
@@ -58,7 +64,12 @@ def view_sheet(avatar: Avatar, yaws: tuple[float, ...] = YAWS, pitch: float = 0.
         avatar: The avatar.
         yaws: Where the camera stands, degrees.
         pitch: How far up, degrees.
+
+    Raises:
+        ValueError: If there is no yaw, or an angle is not finite.
     """
+    if not yaws or not all(map(math.isfinite, (*yaws, pitch))):
+        raise ValueError(f"yaws must be one angle or more in degrees, and pitch one, got {list(yaws)} and {pitch}")
     identity, config = avatar.identity, avatar.identity.config
     vectors = torch.stack([config.camera(yaw, pitch) for yaw in yaws]).to(identity.planes)
     made = identity(vectors)
@@ -81,7 +92,11 @@ def view_sheet(avatar: Avatar, yaws: tuple[float, ...] = YAWS, pitch: float = 0.
 
 
 def export_views(avatar: Avatar, path: Path, yaws: tuple[float, ...] = YAWS, pitch: float = 0.0) -> None:
-    """Write :func:`view_sheet` as a PNG file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(view_sheet(avatar, yaws, pitch).numpy()).save(beside, format="png")
-    os.replace(beside, path)
+    """Write :func:`view_sheet` as a PNG file.
+
+    Raises:
+        ValueError: If it cannot be written there, there is no yaw, or an angle is not finite.
+    """
+    require_place(path, (".png",))
+    with replacing(path) as unfinished:
+        Image.fromarray(view_sheet(avatar, yaws, pitch).numpy()).save(unfinished, format="png")

@@ -5,7 +5,6 @@ World units throughout, with y up and the face looking along +z (see :mod:`talk3
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +13,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from talk3d.beside import replacing, require_place
 from talk3d.pictures import to_bytes
 
-__all__ = ["Mesh", "Query", "extract_mesh", "write_mesh"]
+__all__ = ["FORMATS", "Mesh", "Query", "extract_mesh", "write_mesh"]
 
 Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points ``[M, 3]`` -> raw density ``[M]`` (before the softplus of the renderer) and colour ``[M, 3]`` in [0, 1]."""
@@ -95,15 +95,11 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
     """Write a mesh with its vertex colours as ``.ply``, ``.obj`` or ``.glb``.
 
     Raises:
-        ValueError: If the ending is another.
+        ValueError: If the ending is another, or the file cannot be written there.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(
-            f"{path}: a mesh can be written as {', '.join(FORMATS)}, not {path.suffix or 'without ending'}"
-        )
+    require_place(path, FORMATS)
     import trimesh
 
     made = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), vertex_colors=mesh.colors.numpy(), process=False)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # whose ending tells trimesh the format
-    made.export(beside)
-    os.replace(beside, path)
+    with replacing(path) as unfinished:  # whose ending tells trimesh the format
+        made.export(unfinished)

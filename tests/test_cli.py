@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from talk3d import cli, info
 
@@ -55,3 +57,33 @@ def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "talk3d", "info", "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("arguments", [["info", "--json"], ["convert", "none.pkl", "--list"], ["fit", "--help"]])
+def test_whoever_stops_reading_is_not_told(arguments, tmp_path):
+    torch.save({f"layer.{k}": torch.zeros(1) for k in range(999)}, tmp_path / "none.pkl")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as deaf:
+        command = [sys.executable, "-m", "talk3d", *arguments]
+        done = subprocess.run(command, stdout=deaf, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "hidden"),
+    [
+        ("evaluate", ["AVATAR DATA", "{train,val,test}", "--lpips PATH"], ["None}|"]),
+        ("fit", ["[DATA]", "--run.lpips PATH", "(default: held)"], ["None}|", "``", "Folder of local weights"]),
+        ("bench", ["[AVATAR]", "--threads INT"], ["None}|"]),
+        ("convert", ["CHECKPOINT"], ["None}|"]),
+        ("prepare", ["CLIP"], ["None}|"]),
+    ],
+)
+def test_help_names_what_is_wanted(command, shown, hidden, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in shown)
+    assert not any(text in printed for text in hidden)

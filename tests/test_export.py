@@ -70,7 +70,7 @@ def test_nothing_to_write_is_wrong_use(tmp_path, capsys):
 
 def test_what_is_no_avatar_is_said(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "none"), "--mesh", str(tmp_path / "a.ply")]) == 1
-    assert "none holds no weights" in capsys.readouterr().err
+    assert "none does not exist; it should be a folder of weights" in capsys.readouterr().err
     assert not (tmp_path / "a.ply").exists()
 
 
@@ -83,3 +83,24 @@ def test_an_unknown_ending_leaves_nothing(ball, tmp_path, capsys):
 
 def test_a_sheet_has_a_row_for_each_yaw(make_avatar):
     assert view_sheet(make_avatar("aligned"), yaws=(0.0,)).shape == (128, 3 * 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--views", "views.png", "--yaws"], "yaws must be one angle or more"),
+        (["--views", "views.png", "--yaws", "nan"], "yaws must be one angle or more"),
+        (["--views", "views.jpg"], "views.jpg can be written as .png, not .jpg"),
+        (["--views", "none/views.png"], "none is no folder"),
+        (["--views", "folder.png"], "folder.png is a folder; name a file"),
+        (["--mesh", "none/a.ply"], "none is no folder"),
+        (["--mesh", "a.ply", "--latent", "none"], "goes with a generator"),
+    ],
+)
+def test_what_cannot_be_written_is_a_sentence(arguments, reason, make_avatar, tmp_path, monkeypatch, capsys):
+    make_avatar("aligned").save(tmp_path / "ada")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", "ada", *arguments]) == 1
+    assert reason in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"ada", "folder.png"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,13 +62,16 @@ def test_benchmarks_on_a_gpu_say_that_there_is_none(tmp_path):
     assert "--device cuda needs an NVIDIA GPU" in done.stdout + done.stderr
 
 
+MISSING = ("av", "librosa", "lpips", "mediapipe", "nvtx", "soundfile", "tomli_w", "torch_fidelity", "trimesh", "tyro")
+
+
 def test_what_a_session_runs_needs_no_other_library(tmp_path):
     """The machine has torch, pytest and what comes with them; neither the libraries of clips nor a network."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Missing:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('av', 'lpips', 'librosa', 'mediapipe', 'tyro', 'nvtx', 'soundfile'):\n"
+        f"        if name.split('.')[0] in {MISSING}:\n"
         "            raise ModuleNotFoundError(name + ' is not there', name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
     )
@@ -76,11 +80,30 @@ def test_what_a_session_runs_needs_no_other_library(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import {modules}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    tests = [str(Path(__file__).parent / name) for name in ("ops", "kernels")]
+    # the script's own words, so that none is forgotten
+    tests = [str(Path(__file__).parent / name) for name in re.findall(r"\$HERE/tests/([\w/.]+)", SCRIPT.read_text())]
+    assert len(tests) == 4
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stdout
-    assert "test_volume_cuda.py" in done.stdout
+    named = "test_volume_cuda.py", "test_baked.py", "test_devices.py", "test_meter.py"
+    assert all(name in done.stdout for name in named)
+
+
+def test_on_a_gpu_what_triton_runs_counts_as_its_tests(tmp_path):
+    """A plugin says that there is a GPU, where Triton's interpreter is."""
+    (tmp_path / "pretended.py").write_text(
+        "def pytest_collection(session):\n"
+        "    (found,) = [p for p in session.config.pluginmanager.get_plugins() if hasattr(p, 'move_for_triton')]\n"
+        "    move, found.HAS_GPU = found.move_for_triton, True\n"
+        "    found.move_for_triton = lambda monkeypatch, device: move(monkeypatch, 'cpu')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "TRITON_INTERPRET": "1"}
+    file = str(Path(__file__).parent / "ops" / "test_pencil.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "pretended", "-p", "no:cacheprovider", file]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stdout
+    assert "16 passed" in done.stdout
 
 
 def test_small_cases_run(capsys):

@@ -62,6 +62,7 @@ TALK3D_DEVICE void add_atomically(float* to, Floats4 value) {
 #endif
 }
 
+TALK3D_DEVICE void add_atomically(float* to, float value) { atomicAdd(to, value); }
 TALK3D_DEVICE void add_atomically(long long* to, long long value) {
   atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
 }

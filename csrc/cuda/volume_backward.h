@@ -202,6 +202,7 @@ class Differentiator {
   TALK3D_DEVICE void share_scale() {
     float scale = shared_.scale[at_.warp][at_.lane % kRaysPerWarp];
     for (int mask = 1; mask < kRaysPerWarp; mask *= 2) scale = fminf(scale, shuffle_xor(scale, mask));
+    sync_warp();  // the upper half of the warp has read
     if (at_.lane < kRaysPerWarp) shared_.scale[at_.warp][at_.lane] = scale < INFINITY ? scale : 1.0f;
     sync_warp();
   }

@@ -157,8 +157,9 @@ class Renderer {
 
   // Fine depths in ascending order, to the image for the time being.
   TALK3D_DEVICE void draw_fine() {
-    const int coarse = a_.march.coarse, fine = a_.march.fine, step = first_step(coarse - 2);
-    const float share = 1.0f / static_cast<float>(fine);
+    // none where the image is where others still read: two threads share a ray
+    const int coarse = a_.march.coarse, fine = exists_ ? a_.march.fine : 0, step = first_step(coarse - 2);
+    const float share = 1.0f / static_cast<float>(a_.march.fine);
     const float *given = a_.rays.u ? a_.rays.u + number_ * fine : nullptr, *depths = own_depths();
     float* const weights = own_weights();
     if (at_.lane < kRaysPerWarp) accumulate_weights(coarse, weights);
@@ -181,13 +182,13 @@ class Renderer {
     const int coarse = a_.march.coarse, fine = a_.march.fine, count = coarse + fine;
     float* const depths = own_depths();
     float* const fine_depths = own_weights() + 1;
-    for_each<4>(fine, [&](int k) { fine_depths[k] = image_[k]; });
+    for_each<4>(exists_ ? fine : 0, [&](int k) { fine_depths[k] = image_[k]; });
     const bool first = at_.lane < kRaysPerWarp;  // one thread begins in front, the other behind
     depths[first ? -1 : coarse] = fine_depths[first ? -1 : fine] = first ? -INFINITY : INFINITY;
     sync_warp();
     const int half = count / 2;
     merge_sorted(first, first ? depths : depths + coarse - 1, first ? fine_depths : fine_depths + fine - 1,
-                 first ? half : count - half, first ? image_ : image_ + count - 1);
+                 exists_ ? (first ? half : count - half) : 0, first ? image_ : image_ + count - 1);
     sync_warp();
     for_each<4>(count, [&](int s) { depths[s] = image_[s]; });
     close(depths, count);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +33,7 @@ _WHAT = {
     "other": "in no range",
 }
 
-
+_OVERSUBSCRIBED = 8  # threads to a core, at most
 _WIDE = 115  # columns of a terminal that the notes fit into
 
 
@@ -60,8 +61,10 @@ def show_budget(
     """
     place = _device(device)
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        # more than there are take turns; far more, and the library that starts them ends the process
+        most = _OVERSUBSCRIBED * (os.cpu_count() or 1)
+        if not 1 <= threads <= most:
+            raise ValueError(f"threads must be from 1 to {most}, {_OVERSUBSCRIBED} to a core, got {threads}")
         torch.set_num_threads(threads)
     person = published_avatar() if avatar is None else Avatar.load(avatar)
     columns = (

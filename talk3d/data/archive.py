@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class ArchiveWriter:
 
 
 class ArchiveReader:
-    """Reads frames in any order, from any thread or process.
+    """Reads frames in any order, from any thread or process. Its file is closed when it goes.
 
     Args:
         path: What :class:`ArchiveWriter` wrote.
@@ -82,7 +83,7 @@ class ArchiveReader:
         except KeyError as error:
             raise ValueError(f"{path} is damaged: {error.args[0]} is missing") from None
         self._places = np.array([(m.header_offset, m.file_size) for m in found], np.int64).reshape(-1, 2, 2)
-        self._file: tuple[int, int] | None = None  # process, and descriptor in it
+        self._file: io.FileIO | None = None
 
     def __len__(self) -> int:
         """Count frames."""
@@ -90,18 +91,27 @@ class ArchiveReader:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Decode a crop ``[S, S, 3]``."""
-        return np.array(Image.open(io.BytesIO(self._read(index, 0))))
+        return self._decode(index, 0)
 
     def masks(self, index: int) -> NDArray[np.uint8]:
         """Decode matte and regions' bits ``[S, S, 2]``."""
-        return np.array(Image.open(io.BytesIO(self._read(index, 1))))
+        return self._decode(index, 1)
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_file": None}
 
+    def _decode(self, index: int, part: int) -> NDArray[np.uint8]:
+        try:
+            with Image.open(io.BytesIO(self._read(index, part))) as picture:
+                return np.array(picture)
+        except (OSError, SyntaxError, ValueError, struct.error) as error:  # what PIL calls damage
+            raise ValueError(f"{self.path} is damaged: frame {index} cannot be decoded ({error})") from None
+
     def _read(self, index: int, part: int) -> bytes:
-        if self._file is None or self._file[0] != os.getpid():
-            self._file = os.getpid(), os.open(self.path, os.O_RDONLY)
+        if self._file is None:
+            self._file = io.FileIO(self.path)
+            weakref.finalize(self, self._file.close)
+        handle = self._file.fileno()
         offset, length = (int(number) for number in self._places[index, part])
-        name, extra = struct.unpack("<HH", os.pread(self._file[1], 4, offset + _LOCAL_HEADER - 4))
-        return os.pread(self._file[1], length, offset + _LOCAL_HEADER + name + extra)
+        name, extra = struct.unpack("<HH", os.pread(handle, 4, offset + _LOCAL_HEADER - 4))
+        return os.pread(handle, length, offset + _LOCAL_HEADER + name + extra)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from talk3d.beside import make_parent
 from talk3d.data.meta import FILE
 
 __all__ = ["staging"]
@@ -29,10 +30,7 @@ def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     out = out.absolute()
     _require_free(out, overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{out} cannot be made: part of its path is a file") from None
+    make_parent(out)
     folder, lock = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.lock")
     with lock.open("w") as held:
         try:

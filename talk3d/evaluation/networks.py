@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from talk3d.evaluation.likeness import Likeness
-from talk3d.networks import SyncNet
+from talk3d.networks import SyncNet, load_lpips, load_network
 
 __all__ = ["Fid", "Inception", "Lpips", "Networks"]
 
@@ -33,23 +33,7 @@ class Lpips:
     """
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it names torchvision's options of years ago
-                import lpips
-
-                network: nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-        except ImportError:
-            raise ImportError("LPIPS needs the package lpips: pip install 'talk3d[perceptual]'") from None
-        state = _read(weights, "torchvision's AlexNet")
-        try:
-            for name, parameter in network.named_parameters():
-                # lpips cuts the trunk into slices, and keeps its numbers: net.slice2.3.weight
-                if name.startswith("net."):
-                    parameter.data.copy_(state[f"features.{name.split('.', 2)[2]}"])
-        except (KeyError, RuntimeError, AttributeError, TypeError) as error:
-            raise ValueError(f"{weights} does not hold the weights of torchvision's AlexNet: {error}") from None
-        self._network = network.eval().requires_grad_(False).to(device)
+        self._network = load_lpips(weights).to(device)
 
     def __call__(
         self, found: Float[Tensor, "batch 3 side side"], truth: Float[Tensor, "batch 3 side side"]
@@ -72,17 +56,26 @@ class Inception:
     """
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        _read(weights, "FID's Inception")  # before a library reads it that might trust it
         try:
             import torch_fidelity  # noqa: F401  # torchmetrics says it less plainly
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError:
             raise ImportError("FID needs the package torch-fidelity: pip install 'talk3d[fid]'") from None
-        try:
-            network = NoTrainInceptionV3("inception-v3-compat", [str(_FEATURES)], str(weights))
-        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-            raise ValueError(f"{weights} does not hold the weights of FID's Inception: {error}") from None
-        self._network = network.eval().to(device)
+
+        class Network(NoTrainInceptionV3):
+            title = "FID's Inception"
+
+            def __init__(self) -> None:
+                # a file without weights, for the library would run what a file asks for
+                empty = io.BytesIO()
+                torch.save({}, empty)
+                empty.seek(0)
+                super().__init__("inception-v3-compat", [str(_FEATURES)], empty)  # type: ignore[arg-type]
+
+            def load_state_dict(self, state: Mapping[str, Tensor], *args: Any, **options: Any) -> Any:
+                return super().load_state_dict(state, *args, **options) if state else None
+
+        self._network = load_network(Network, weights).to(device)
 
     def __call__(self, pictures: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch 2048"]:
         """Take pictures from 0 to 1 to features, on the CPU."""
@@ -132,13 +125,3 @@ class Fid:
         if int(self._metric.real_features_num_samples) < 2:
             raise ValueError("it needs two frames")
         return float(self._metric.compute())
-
-
-def _read(weights: Path, what: str) -> dict[str, Any]:
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{weights} does not hold the weights of {what}: {error}") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{weights} does not hold the weights of {what}: it is no dictionary")
-    return state

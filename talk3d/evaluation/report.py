@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from talk3d.beside import beside, make_parent, replacing
 from talk3d.evaluation.metrics import METRICS
 
 __all__ = ["VERSION", "Measured", "Report", "ViewMeasured", "number", "table", "write_report"]
@@ -125,19 +126,16 @@ def write_report(report: Report, pictures: Mapping[str, bytes], out: Path) -> No
         out: The folder; one that is there is replaced.
     """
     out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside, before = (out.with_name(f".{os.getpid()}.{out.name}{ending}") for ending in ("", ".old"))
-    beside.mkdir()
-    try:
-        (beside / "report.json").write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
+    make_parent(out)
+    before = beside(out)
+    with replacing(out) as unfinished:
+        unfinished.mkdir()
+        (unfinished / "report.json").write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
         for name, picture in pictures.items():
-            (beside / f"{name}.png").write_bytes(picture)
-        (beside / "report.html").write_text(_page(report, pictures), encoding="utf-8")
+            (unfinished / f"{name}.png").write_bytes(picture)
+        (unfinished / "report.html").write_text(_page(report, pictures), encoding="utf-8")
         if out.exists():
             os.replace(out, before)
-        os.replace(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(before, ignore_errors=True)
 
 

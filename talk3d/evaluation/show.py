@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from talk3d.beside import make_parent
 from talk3d.evaluation.drawing import draw
 from talk3d.evaluation.metrics import METRICS
 from talk3d.evaluation.report import Report, number, table, write_report
@@ -24,7 +25,7 @@ class Command(Protocol):
     avatar: Path
     data: Path
     out: Path
-    split: str
+    split: Literal["train", "val", "test"]
     frames: int | None
     no_views: bool
     lpips: Path | None
@@ -50,6 +51,7 @@ def show_evaluation(command: Command) -> None:
         raise ValueError(f"{out} exists already and is not empty; pass --overwrite to replace it")
     if out.exists() and any(out.iterdir()) and not (out / "report.json").is_file():
         raise ValueError(f"{out} holds something that is no report: it is not replaced; name another folder")
+    make_parent(out)  # before what takes long
     options = Options(
         split=command.split,
         frames=command.frames,

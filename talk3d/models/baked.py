@@ -8,18 +8,20 @@ from collections import OrderedDict
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils._pytree import tree_map
 
 from talk3d import cameras as cams
+from talk3d.models.compiled import Choice, compiled, faster
 from talk3d.models.compositing import composite
 from talk3d.models.delta import fold_batch_norm
 from talk3d.models.driver import Driver
 from talk3d.models.encoders import Conditions
 from talk3d.models.identity import Identity
-from talk3d.models.quantised import Kind, quantise, why_not
+from talk3d.models.quantised import Kind, QuantisedConv, quantise, why_not
 from talk3d.models.scene import Generated, View
+from talk3d.models.superresolution import FoldedSuperResolution
 from talk3d.ops import PackedPlanes, add_planes, border_planes, pack_planes
 from talk3d.ops.pencil import FlatDecoder, render_pencils
 from talk3d.ops.registry import operators
@@ -43,10 +45,14 @@ class Baked:
         identity: Planes, decoder, super-resolution.
         driver: What moves it; without one there is the person at rest only.
         dtype: ``torch.float32`` or ``torch.bfloat16``; on a GPU ``torch.float16`` too.
-        device: Where to render; by default where the identity is.
+        device: Where to render; by default where the identity is. ``"cuda"`` is the GPU that is the current one now.
+
+    Attributes:
+        side: Side of the pictures in pixels.
+        choice: What was measured, where the faster of two super-resolutions was asked for.
 
     Raises:
-        ValueError: On another dtype.
+        ValueError: On another dtype, or a GPU that is not there.
     """
 
     @torch.no_grad()
@@ -58,7 +64,7 @@ class Baked:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        self.device = torch.device(device or identity.planes.device)
+        self.device = _place(torch.device(device or identity.planes.device))
         allowed = (torch.float32, torch.bfloat16, *([torch.float16] if self.device.type == "cuda" else []))
         if dtype not in allowed:
             raise ValueError(f"dtype must be one of {', '.join(map(str, allowed))} on {self.device}, got {dtype}")
@@ -76,7 +82,9 @@ class Baked:
         bordered = self.device.type == "cuda" and operators()["add_planes"].why_not("cuda") is None
         self._rest = (border_planes if bordered else pack_planes)(identity.planes, self.config.rendering.axes)
         self._decoder = FlatDecoder.of(identity.decoder.weights())
-        self._superresolution = identity.superresolution.fold(identity.w).to(dtype)
+        self._superresolution: nn.Module = identity.superresolution.fold(identity.w).to(dtype)
+        self.side: int = identity.superresolution.shape.resolution
+        self.choice: Choice | None = None
 
         self._conditions = self._unet = None
         if driver is not None:
@@ -86,11 +94,6 @@ class Baked:
             self._unet = unet.for_frames(unet.encode(identity.planes), dtype)
         self._graphs: OrderedDict[tuple[int, int], _Graph] = OrderedDict()
         self._largest: int | None = None  # batch that there is memory for, once there was not enough
-
-    @property
-    def side(self) -> int:
-        """Side of the pictures in pixels."""
-        return self._superresolution.shape.resolution
 
     def quantise(self) -> float:
         """Go over to super-resolution in 8 bits, calibrated on this identity at rest; see docs/quantised.md.
@@ -104,12 +107,46 @@ class Baked:
         kind: Kind = "fp8" if why_not("fp8", self.device) is None else "int8"
         if reason := why_not(kind, self.device):
             raise ValueError(reason)
+        network = self._folded()
         with torch.no_grad():
-            eyes = torch.stack([self.config.camera(yaw=yaw) for yaw in (-20.0, -10.0, 0.0, 10.0, 20.0)])
-            features = self.frames(None, eyes).view.features.clone()  # no inference tensor, which cannot be copied
-            self._superresolution, psnr = quantise(self._superresolution, features, kind=kind)
+            features = self._at_rest(5).clone()  # no inference tensor, which cannot be copied
+            self._superresolution, psnr = quantise(network, features, kind=kind)
         self._graphs.clear()
         return psnr
+
+    def compile(self, batch: int = 1, *, if_faster: bool = False) -> None:
+        """Go over to super-resolution by ``torch.compile``, which takes minutes; see docs/kernels/frame.md.
+
+        Args:
+            batch: Frames at a time that it is compiled for now. Another number is compiled when it first comes.
+            if_faster: Measure it for so many frames against what it would replace, and keep the faster one;
+                :attr:`choice` says which.
+
+        Raises:
+            ValueError: If ``batch`` is not positive.
+            RuntimeError: If it cannot be compiled, or is wrong: nothing has changed then.
+        """
+        if batch < 1:
+            raise ValueError(f"batch must be positive, got {batch}")
+        network = self._folded()
+        features = self._at_rest(batch)
+        if if_faster:
+            self._superresolution, self.choice = faster(network, features)
+        else:
+            self._superresolution = compiled(network, features)
+        self._graphs.clear()
+
+    def _folded(self) -> FoldedSuperResolution:
+        network = self._superresolution
+        changed = any(isinstance(part, QuantisedConv) for part in network.modules())
+        if changed or not isinstance(network, FoldedSuperResolution):
+            raise ValueError("the super-resolution of this avatar is not the plain one any more: bake again")
+        return network
+
+    def _at_rest(self, count: int) -> Tensor:
+        """Features of the person at rest, from -20 to 20 degrees."""
+        yaws = torch.linspace(-20, 20, count).tolist() if count > 1 else [0.0]
+        return self.frames(None, torch.stack([self.config.camera(yaw=yaw) for yaw in yaws])).view.features
 
     def tokens(
         self, features: Float[Tensor, "frame *window 16 feature"], conditions: Conditions
@@ -258,6 +295,19 @@ class Baked:
             return packed._replace(texels=self._rest.texels + packed.texels)
 
 
+def _place(device: torch.device) -> torch.device:
+    """A device by its number, which stays the same when another one becomes the current one."""
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise ValueError(f"there is no GPU for the device {str(device)!r}; talk3d info says why")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= count:
+        raise ValueError(f"there is no {device}: torch finds {count} GPU{'s' * (count > 1)}, from cuda:0 on")
+    return torch.device("cuda", index)
+
+
 def _pencils(cameras: Tensor) -> Tensor:
     """Rays of camera vectors ``[B, 25]`` as ``[B, 4, 3]``.
 
@@ -289,11 +339,13 @@ class _Graph:
                     baked._frame(*self.inputs, side)
             torch.cuda.current_stream().wait_stream(stream)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # torch's own stream for captures is on the device that captured first
+            with torch.cuda.graph(self.graph, stream=stream):
                 self.output = baked._frame(*self.inputs, side)
 
     def replay(self, tokens: Tensor, pencils: Tensor) -> Generated:
         for static, found in zip(self.inputs, (tokens, pencils), strict=True):
             static.copy_(found)
-        self.graph.replay()
+        with torch.cuda.device(pencils.device):  # on whose current stream a graph runs, after the copies
+            self.graph.replay()
         return self.output

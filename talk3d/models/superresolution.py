@@ -51,7 +51,10 @@ def _resize(features: Tensor, shape: _Shape) -> Tensor:
     width = features.shape[3]
     if width == shape.size or (shape.only_enlarge and width > shape.size):
         return features
-    return interpolate(features, (shape.size, shape.size), mode="bilinear", align_corners=False, antialias=True)
+    # on a CPU torch resamples no bfloat16 with antialias
+    exact = features.float() if features.dtype == torch.bfloat16 else features
+    resized = interpolate(exact, (shape.size, shape.size), mode="bilinear", align_corners=False, antialias=True)
+    return resized.to(features.dtype)
 
 
 class SuperResolution(nn.Module):

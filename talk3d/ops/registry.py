@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -37,9 +37,28 @@ _default = os.environ.get("TALK3D_IMPL", "auto")
 Supports = Callable[..., str | None]
 
 
+def _first(args: tuple[Any, ...]) -> Tensor:
+    first: Tensor = args[0][0] if isinstance(args[0], list) else args[0]
+    return first
+
+
 def _device(args: tuple[Any, ...]) -> str:
-    first = args[0][0] if isinstance(args[0], list) else args[0]
-    return str(first.device.type)
+    return _first(args).device.type
+
+
+def _current_device(impl: str, args: tuple[Any, ...]) -> AbstractContextManager[Any]:
+    """Triton launches on the device that is current; everybody else sees to it themselves."""
+    if impl != "triton" or _device(args) != "cuda":
+        return nullcontext()
+    return torch.cuda.device(_first(args).device)
+
+
+def _devices(args: Iterable[Any]) -> Iterator[torch.device]:
+    for each in args:
+        if isinstance(each, Tensor):
+            yield each.device
+        elif isinstance(each, (list, tuple)):
+            yield from _devices(each)
 
 
 def _wrong_device(impl: str, args: tuple[Any, ...]) -> str | None:
@@ -69,7 +88,12 @@ class Operator:
             f"{self.name}({self._arguments}, str impl) -> {self._returns}", tags=torch.Tag.pt2_compliant_tag
         )
         _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"talk3d::{self.name}", lambda *args: fake(*args[:-1]), lib=_LIBRARY)
+
+        def shaped(*args: Any) -> Any:
+            self._same_device(args)
+            return fake(*args[:-1])
+
+        torch.library.register_fake(f"talk3d::{self.name}", shaped, lib=_LIBRARY)
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(f"talk3d::{self.name}", device, autocast, lib=_LIBRARY)
         self._op = getattr(torch.ops.talk3d, self.name).default
@@ -147,11 +171,18 @@ class Operator:
 
     def _run(self, *args: Any) -> Any:
         *args, impl = args  # type: ignore[assignment]  # the schema's arguments, then the name
+        self._same_device(args)
         if impl == "auto":
             impl = self._choose(*args)
         elif reason := self.why_not(impl, *args):
             raise ValueError(f"talk3d::{self.name}, impl={impl!r}: {reason}")
-        return self._load(impl)(*args)
+        with _current_device(impl, args):
+            return self._load(impl)(*args)
+
+    def _same_device(self, args: Iterable[Any]) -> None:
+        found = dict.fromkeys(_devices(args))
+        if len(found) > 1:
+            raise ValueError(f"talk3d::{self.name}: tensors must be on one device, got {', '.join(map(str, found))}")
 
     def _choose(self, *args: Any) -> str:
         for impl in self.implementations:

@@ -84,14 +84,14 @@ class _Outbox:
     """Copy pictures to the host; on a GPU into pinned memory, while the next batch is rendered."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._pinned: list[Tensor] = []
         self._sent: list[tuple[Tensor, torch.cuda.Event, int]] = []
         self._turn = 0
 
     def exchange(self, pictures: Tensor) -> Iterator[NDArray[np.uint8]]:
         """Send a batch, and give what was sent before."""
-        if not self._cuda:
+        if self._device.type != "cuda":
             yield from pictures.numpy()
             return
         before, self._sent = self._sent, []
@@ -99,7 +99,7 @@ class _Outbox:
             self._pinned.append(torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True))
         target = self._pinned[self._turn][: len(pictures)]
         self._turn = 1 - self._turn
-        with annotate("io.d2h"):
+        with annotate("io.d2h"), torch.cuda.device(self._device):  # whose current stream the event is recorded on
             target.copy_(pictures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal
-from uuid import uuid4
 
-__all__ = ["JobFolder", "RenderJob", "beside", "fingerprint"]
+from talk3d.beside import replacing
+
+__all__ = ["JobFolder", "RenderJob", "fingerprint"]
 
 _MANIFEST = "job.json"
 _LOCK = "lock"
@@ -38,6 +39,8 @@ class RenderJob:
         paste_back: The clip that the avatar was made from: the crop is put back into its frames.
         resolution: Side of the video in pixels; by default the avatar's own.
         precision: Type of the networks; see :class:`talk3d.models.baked.Baked`.
+        superresolution: See :meth:`talk3d.avatar.Avatar.bake`. Frames of ``"plain"`` and ``"compiled"`` differ in their
+            last bits, and two machines may find another one ``"fastest"``.
         batch: Frames at a time. Frames depend on it in their last bits.
         chunk: Frames in a chunk, which is what is done again after a crash.
     """
@@ -50,6 +53,7 @@ class RenderJob:
     paste_back: str | None = None
     resolution: int | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    superresolution: Literal["plain", "compiled", "fastest", "8bit"] = "plain"
     batch: int = 1
     chunk: int = 100
 
@@ -108,14 +112,6 @@ class RenderJob:
                 return
         if out.exists() and not overwrite:
             raise ValueError(f"{out} exists already; pass --overwrite to replace it")
-
-
-def beside(path: Path) -> Path:
-    """A hidden name in the same folder, to write what will be renamed to ``path``.
-
-    No two are alike: shards on different machines, which share the folder, may have the same process number.
-    """
-    return path.with_name(f".{uuid4().hex[:12]}.{path.name}")
 
 
 class JobFolder:
@@ -188,9 +184,8 @@ class JobFolder:
                 if path.name != _LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             _lock(self._held, fcntl.LOCK_SH)
-        unfinished = beside(manifest)
-        unfinished.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(unfinished, manifest)
+        with replacing(manifest) as unfinished:
+            unfinished.write_text(json.dumps(about, indent=2) + "\n")
 
     def _chunks(self) -> bool:
         return any(path.name[:6].isdecimal() for path in self.path.iterdir())

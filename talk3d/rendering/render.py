@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from talk3d.avatar import Avatar, BakedAvatar
+from talk3d.beside import replacing
 from talk3d.motion import ping_pong
 from talk3d.profiling import annotate
 from talk3d.rendering.cameras import camera_path
 from talk3d.rendering.frames import Renderer
-from talk3d.rendering.job import JobFolder, RenderJob, beside
+from talk3d.rendering.job import JobFolder, RenderJob
 from talk3d.rendering.paste import Paster
 from talk3d.rendering.video import SegmentWriter, join
 
@@ -40,12 +41,14 @@ class Rendered:
         chunks: Chunks of it.
         missing: Chunks that other shards have yet to render.
         out: The video, if nothing is missing.
+        choice: Which super-resolution was the faster one, if that was asked for.
     """
 
     frames: int
     chunks: int
     missing: int
     out: Path | None
+    choice: str | None = None
 
 
 def render(
@@ -67,7 +70,9 @@ def render(
         progress: Told after each frame.
 
     Raises:
-        ValueError: If an input is missing or damaged, does not fit the others, or the video exists.
+        ValueError: If an input is missing or damaged, does not fit the others, or the video exists; or on
+            super-resolution in 8 bits that the device does not multiply, or that can be seen.
+        RuntimeError: If the super-resolution is to be compiled, and cannot be.
         OSError: If something cannot be written. What was rendered before stays, and running the job again goes on.
     """
     part, parts = shard
@@ -82,12 +87,14 @@ def render(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with annotate("io.load"):
         loaded = Avatar.load(job.avatar)
-    avatar = loaded.bake(getattr(torch, job.precision), device=device)
+    dtype = getattr(torch, job.precision)
+    avatar = loaded.bake(dtype, device=device, superresolution=job.superresolution, batch=job.batch)
     renderer = _renderer(job, avatar)
     folder = JobFolder(job)
     with folder.opened(fresh=overwrite):
         job.require_free(overwrite=overwrite)  # another process may have finished it meanwhile
-        return _chunk_by_chunk(job, renderer, folder, shard, progress)
+        found = _chunk_by_chunk(job, renderer, folder, shard, progress)
+    return found if avatar.choice is None else replace(found, choice=str(avatar.choice))
 
 
 def _chunk_by_chunk(
@@ -98,7 +105,7 @@ def _chunk_by_chunk(
     chunks = -(-len(features) // job.chunk)
     mine = range(part - 1, chunks, parts)
     total = sum(len(_frames(job, len(features), index)) for index in mine)
-    done = 0
+    done, paster = 0, None
 
     def step() -> None:
         nonlocal done
@@ -110,7 +117,8 @@ def _chunk_by_chunk(
             done += len(_frames(job, len(features), index))
             progress(done, total)
         else:
-            render_chunk(job, renderer, features, index, folder.chunk(index), step)
+            paster = paster or _paster(job, renderer.avatar)
+            render_chunk(job, renderer, features, index, folder.chunk(index), step, paster)
     missing = [index for index in range(chunks) if not folder.chunk(index).exists()]
     if missing:
         return Rendered(len(features), chunks, len(missing), None)
@@ -128,6 +136,7 @@ def render_chunk(
     index: int,
     out: Path,
     step: Callable[[], object] = lambda: None,
+    paster: Paster | None = None,
 ) -> None:
     """Render a chunk to a file of its own, which appears whole or not at all.
 
@@ -138,16 +147,22 @@ def render_chunk(
         index: Which chunk.
         out: ``.mp4``, ``.mov``, or a folder of PNG files.
         step: Called after each frame.
+        paster: Puts the frames into the clip, if they shall be; one for many chunks reads the clip once.
     """
     frames = _frames(job, len(features), index)
     pictures = renderer(features, frames)
-    if job.paste_back and (motion := renderer.avatar.motion):
-        start = int(renderer.avatar.facts.get("source", {}).get("first_frame", 0))
-        pictures = Paster(Path(job.paste_back), motion, start)(pictures, ping_pong(frames, len(motion.blink)))
+    if paster := paster or _paster(job, renderer.avatar):
+        pictures = paster(pictures, ping_pong(frames, len(paster.motion.blink)))
     if job.format == "png":
         _write_pngs(pictures, frames, out, step)
         return
     _write_segment(pictures, out, step)
+
+
+def _paster(job: RenderJob, avatar: BakedAvatar) -> Paster | None:
+    if job.paste_back is None or avatar.motion is None:
+        return None
+    return Paster(Path(job.paste_back), avatar.motion, int(avatar.facts.get("source", {}).get("first_frame", 0)))
 
 
 def _renderer(job: RenderJob, avatar: BakedAvatar) -> Renderer:
@@ -167,12 +182,8 @@ def _frames(job: RenderJob, count: int, chunk: int) -> range:
 def _features(avatar: BakedAvatar, folder: JobFolder) -> NDArray[np.float32]:
     """Speech features, made by the first who needs them and mapped into memory by all."""
     if not folder.features.exists():
-        unfinished = beside(folder.features)
-        try:
+        with replacing(folder.features) as unfinished:
             avatar.encode_speech(folder.job.audio, unfinished)
-            os.replace(unfinished, folder.features)
-        finally:
-            unfinished.unlink(missing_ok=True)
     found: NDArray[np.float32] = np.load(folder.features, mmap_mode="r")
     return found
 
@@ -224,13 +235,12 @@ def _write_segment(pictures: Iterator[NDArray[np.uint8]], out: Path, step: Calla
 
 
 def _write_pngs(pictures: Iterator[NDArray[np.uint8]], frames: range, out: Path, step: Callable[[], object]) -> None:
-    unfinished = beside(out)
-    unfinished.mkdir()
-    for frame, picture in zip(frames, pictures, strict=True):
-        with annotate("io.encode"):
-            Image.fromarray(picture).save(unfinished / f"{frame:06d}.png")
-        step()
-    os.replace(unfinished, out)
+    with replacing(out) as unfinished:
+        unfinished.mkdir()
+        for frame, picture in zip(frames, pictures, strict=True):
+            with annotate("io.encode"):
+                Image.fromarray(picture).save(unfinished / f"{frame:06d}.png")
+            step()
 
 
 def _finish(job: RenderJob, folder: JobFolder, chunks: list[Path], frames: int) -> None:

@@ -29,6 +29,7 @@ class Options(Protocol):
     paste_back: Path | None
     resolution: int | None
     precision: Literal["float32", "bfloat16", "float16"]
+    superresolution: Literal["plain", "compiled", "fastest", "8bit"]
     batch: int
     shard: str
     overwrite: bool
@@ -50,6 +51,7 @@ def show_render(options: Options) -> None:
         paste_back=None if options.paste_back is None else str(options.paste_back),
         resolution=options.resolution,
         precision=options.precision,
+        superresolution=options.superresolution,
         batch=options.batch,
     )
     columns = (
@@ -78,6 +80,8 @@ def show_render(options: Options) -> None:
         print(json.dumps(asdict(found), default=str, indent=2))
     else:
         print(_sentence(job, found))
+        if found.choice:
+            print(found.choice)
 
 
 def _sentence(job: RenderJob, found: Rendered) -> str:

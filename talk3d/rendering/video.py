@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talk3d.beside import beside, replacing
 from talk3d.motion import FPS
 from talk3d.profiling import annotate
-from talk3d.rendering.job import beside
 
 if TYPE_CHECKING:
     import av
@@ -69,12 +69,13 @@ class SegmentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            with annotate("io.encode"):  # what the encoder held back
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            os.replace(self._beside, self._path)
-        else:
+        try:
+            if kind is None:
+                with annotate("io.encode"):  # what the encoder held back
+                    self._container.mux(self._stream.encode(None))
+                self._container.close()
+                os.replace(self._beside, self._path)
+        finally:
             self._container.close()
             self._beside.unlink(missing_ok=True)
 
@@ -90,25 +91,21 @@ def join(segments: list[Path], audio: Path, frames: int, out: Path) -> None:
     """
     import av
 
-    unfinished = beside(out)
-    try:
-        with av.open(str(unfinished), "w", options={"movflags": "+faststart"}) as container:
-            with av.open(str(segments[0])) as first:
-                video = container.add_stream_from_template(first.streams.video[0])
-            sound = _sound_packets(container, audio, Fraction(frames, FPS))
-            due = next(sound, None)
-            for packet in _video_packets(segments, video):
-                now = _time(packet)
-                while due is not None and _time(due) <= now:
-                    container.mux(due)
-                    due = next(sound, None)
-                container.mux(packet)
-            while due is not None:
+    faststart = {"movflags": "+faststart"}
+    with replacing(out) as unfinished, av.open(str(unfinished), "w", options=faststart) as container:
+        with av.open(str(segments[0])) as first:
+            video = container.add_stream_from_template(first.streams.video[0])
+        sound = _sound_packets(container, audio, Fraction(frames, FPS))
+        due = next(sound, None)
+        for packet in _video_packets(segments, video):
+            now = _time(packet)
+            while due is not None and _time(due) <= now:
                 container.mux(due)
                 due = next(sound, None)
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            container.mux(packet)
+        while due is not None:
+            container.mux(due)
+            due = next(sound, None)
 
 
 def _time(packet: Packet[Any]) -> Fraction:

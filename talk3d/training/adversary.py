@@ -42,9 +42,10 @@ def crop_cameras(
     """Cameras whose whole picture is a crop: top, left and side in pixels of a picture of so many."""
     top, left, side = place
     poses, matrices = cams.unpack(cameras)
-    shift = matrices.new_tensor([[0, 0, left / size], [0, 0, top / size], [0, 0, 0]])
-    scaled = (matrices - shift) * matrices.new_tensor([[size / side], [size / side], [1.0]])
-    return cams.pack(poses, scaled)
+    rows = []
+    for row, start in zip(matrices[..., :2, :].unbind(-2), (left, top), strict=True):
+        rows.append(size / side * torch.cat((row[..., :2], row[..., 2:] - start / size), -1))
+    return cams.pack(poses, torch.stack((*rows, matrices[..., 2, :]), -2))
 
 
 def penalty(network: nn.Module, crops: Crops, cameras: Float[Tensor, "batch 25"]) -> Tensor:

@@ -11,6 +11,7 @@ from talk3d.data.dataset import Dataset
 from talk3d.data.facemesh import LIPS
 from talk3d.training import losses
 from talk3d.training.targets import Targets, in_turn
+from talk3d.training.transfer import moved
 
 __all__ = ["Articulation", "lips_of"]
 
@@ -62,4 +63,4 @@ class Articulation(nn.Module):
         """The loss of one step, for an encoder of speech."""
         chosen = in_turn(range(len(self.frames)), min(_FRAMES, len(self.frames)), step, self.seed + 2)
         token = audio(self.targets.speech([self.frames[i] for i in chosen]))
-        return losses.articulation(self.read(token), self.lips[chosen])
+        return losses.articulation(self.read(token), self.lips[moved(chosen, self.lips.device)])

@@ -34,7 +34,7 @@ class CameraTrack(nn.Module):
         super().__init__()
         # what a checkpoint need not hold: it is the dataset's
         self.register_buffer("tracked", cameras.clone(), persistent=False)
-        self.correction = nn.Parameter(torch.zeros(len(cameras), 6))
+        self.correction = nn.Parameter(torch.zeros(len(cameras), 6, device=cameras.device))
 
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch 25"]:
         """Cameras of frames ``[B]``."""

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from talk3d.beside import replacing
+
 __all__ = ["Checkpoints", "Progress"]
 
 VERSION = 1
@@ -73,19 +75,16 @@ class Checkpoints:
             OSError: If it cannot be written, in a sentence; what was there before is still there.
         """
         place = self.folder / f"{progress.step:08d}"
-        unfinished = self.folder / f".{place.name}.{os.getpid()}"
         try:
             self._sweep()
             if not place.exists():  # else a run that was resumed is back where it was
-                unfinished.mkdir(parents=True)
-                _write(unfinished, progress, modules, optimizer)
-                os.replace(unfinished, place)
+                with replacing(place) as unfinished:
+                    unfinished.mkdir(parents=True)
+                    _write(unfinished, progress, modules, optimizer)
             if best:
-                pointer = self.folder / f".{_BEST}.{os.getpid()}"
-                pointer.write_text(json.dumps({"step": progress.step}) + "\n")
-                os.replace(pointer, self.folder / _BEST)
+                with replacing(self.folder / _BEST) as pointer:
+                    pointer.write_text(json.dumps({"step": progress.step}) + "\n")
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
             last = self.last()
             there = f"the last complete one is {last}" if last else "there is none yet"
             raise OSError(f"the checkpoint of step {progress.step} cannot be written ({error}); {there}") from error
@@ -118,13 +117,26 @@ class Checkpoints:
         return found[-1] if found else None
 
     def best(self) -> Path | None:
-        """Folder of the best checkpoint."""
+        """Folder of the best checkpoint; None if none was the best.
+
+        Raises:
+            ValueError: If the file that names it is damaged, or names one that is not there.
+        """
+        pointer = self.folder / _BEST
+        rest = "remove it to go on without a best one"
         try:
-            step = json.loads((self.folder / _BEST).read_text())["step"]
-        except (OSError, ValueError, KeyError):
+            about = json.loads(pointer.read_text())
+        except FileNotFoundError:
             return None
+        except (OSError, RecursionError, ValueError):
+            raise ValueError(f"{pointer} is damaged: it cannot be read as JSON; {rest}") from None
+        step = about.get("step") if isinstance(about, dict) else None
+        if type(step) is not int or step < 0:
+            raise ValueError(f"{pointer} is damaged: it does not say which step was the best; {rest}")
         found = self.folder / f"{step:08d}"
-        return found if found.is_dir() else None
+        if not found.is_dir():
+            raise ValueError(f"{pointer} is damaged: the best one, {found.name}, is not there; {rest}")
+        return found
 
     def _all(self) -> list[Path]:
         if not self.folder.is_dir():

@@ -14,6 +14,7 @@ import tyro
 
 from talk3d.training.config import PRESETS, FitConfig, Preset
 from talk3d.training.config_file import CONFIG, read_config, run_folder, write_config
+from talk3d.training.options import OptionalPath, named
 
 __all__ = ["Fit", "fit_defaults"]
 
@@ -22,24 +23,24 @@ __all__ = ["Fit", "fit_defaults"]
 class Fit:
     """Make an avatar of a dataset: the person at rest, then what moves them."""
 
-    data: tyro.conf.Positional[Path | None] = None
-    """What talk3d prepare made."""
+    data: Annotated[Path | None, tyro.conf.Positional, named("[DATA]")] = None
+    """The folder of the dataset, which talk3d prepare made; left out with --identities."""
 
-    out: Path | None = None
+    out: OptionalPath = None
     """The folder of the avatar to make, such as avatars/ada. Beside it, avatars/ada.fit holds settings, checkpoints,
     pictures, and figures for TensorBoard."""
 
-    identities: Path | None = None
+    identities: OptionalPath = None
     """Train many people, one to a device: a file with a dataset and an avatar in each line. Beside it is written how
     far each is; called again, it goes on."""
 
     preset: Preset | None = None
     """Settings to start from: demo or draft for a CPU, full for a GPU. By default draft or full, as there is a GPU."""
 
-    config: Path | None = None
+    config: OptionalPath = None
     """A TOML file with settings, over those of the preset; options are over both."""
 
-    generator: Path | None = None
+    generator: OptionalPath = None
     """Start from a generator that was trained on faces: a checkpoint of EG3D, or the folder that talk3d convert made of
     one. Without one the person is learned from the clip alone."""
 

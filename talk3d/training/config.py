@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from talk3d.models.scene import SceneConfig
 from talk3d.models.superresolution import Variant
 from talk3d.ops import RenderOptions
 from talk3d.ops.triplane import Axes
 from talk3d.training.config_prior import AdversaryConfig, PriorConfig
+from talk3d.training.options import OptionalPath
 
 __all__ = [
     "PRESETS",
@@ -151,7 +153,7 @@ class IdentityStageConfig:
     warmup: int = 150
     """Steps that make the density that of the proxy."""
 
-    proxy: bool = True
+    proxy: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: held)")] = True  # an option is --no-proxy
     """Hold the geometry by the personal mesh and the head proxy. Without them only the front looks right."""
 
     plane_rate: float = 1e-2
@@ -314,16 +316,16 @@ class RunConfig:
     """Of networks, not of the renderer; auto takes bfloat16 on a GPU."""
 
     cache: int = 2048
-    """Megabytes for decoded frames."""
+    """Megabytes for decoded frames, of the device that trains."""
 
-    lpips: Path | None = None
-    """Folder of local weights for LPIPS: ``alexnet.pth``, the trunk from torchvision. Nothing is downloaded."""
+    lpips: OptionalPath = None
+    """Local weights of torchvision's AlexNet, alexnet-owt-7be5be79.pth, for LPIPS. Nothing is downloaded."""
 
-    arcface: Path | None = None
-    """Local weights of ArcFace IR-SE50, ``model_ir_se50.pth``, for the identity loss; docs/prior.md says more."""
+    arcface: OptionalPath = None
+    """Local weights of ArcFace IR-SE50, model_ir_se50.pth, for the identity loss; docs/prior.md says more."""
 
-    lipsync: Path | None = None
-    """Local weights of Wav2Lip's expert, ``lipsync_expert.pth``, for the lip-sync loss."""
+    lipsync: OptionalPath = None
+    """Local weights of Wav2Lip's expert, lipsync_expert.pth, for the lip-sync loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from talk3d.beside import replacing
 from talk3d.training.config import FitConfig
 
 __all__ = ["CONFIG", "changes", "from_dict", "leaves", "read_config", "run_folder", "to_dict", "write_config"]
@@ -61,9 +61,8 @@ def write_config(config: FitConfig, path: Path) -> None:
     """Write a file of TOML, that :func:`read_config` reads; it appears whole."""
     import tomli_w
 
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(tomli_w.dumps(to_dict(config)))
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(tomli_w.dumps(to_dict(config)))
 
 
 def changes(before: FitConfig, after: FitConfig) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from talk3d.ops.triplane import Axes
+from talk3d.training.options import OptionalPath
 
-__all__ = ["InversionLosses", "PriorConfig"]
+__all__ = ["AdversaryConfig", "InversionLosses", "PriorConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class InversionLosses:
 class PriorConfig:
     """A generator that was trained on faces: which, and how the person is found in it."""
 
-    generator: Path | None = None
+    generator: OptionalPath = None
     """A checkpoint of EG3D, or the folder that talk3d convert made of one; the same as --generator."""
 
     axes: Axes | None = None
@@ -116,7 +116,7 @@ class AdversaryConfig:
     rate: float = 2e-3
     """Adam's learning rate for it."""
 
-    checkpoint: Path | None = None
+    checkpoint: OptionalPath = None
     """A training snapshot of EG3D whose discriminator it begins as; only with its generator, that is --generator."""
 
     def at(self, step: int, steps: int) -> float:

@@ -81,6 +81,7 @@ class DriverStage:
         self._frames = _with_blinks(context.targets)
         self._windows = context.targets.windows("train", self.config.window) if self.config.window > 1 else []
         self._held_out = context.targets.frames("val")
+        self._mesh = torch.as_tensor(context.targets.dataset.mesh, device=context.device)[None]
         self._enlarge: FoldedSuperResolution | None = None
         shape, part = context.targets, self.config.part
         size = shape.picture if context.config.superresolution.before else shape.view
@@ -142,7 +143,7 @@ class DriverStage:
         self._seen = f"frames {', '.join(map(str, indices))}"
         whole = plain = context.targets(indices)
         if torch.rand((), generator=generator) < 0.5:
-            whole = over_color(whole, torch.rand(3, generator=generator) * 2 - 1)
+            whole = over_color(whole, uniform(generator, context.device, 3) * 2 - 1)
         weights = {name: term.at(step, self.steps) for name, term in vars(config.losses).items()}
 
         tokens = self.driver.conditions(whole.features, whole.conditions)
@@ -171,8 +172,7 @@ class DriverStage:
             "articulation": lambda: self.articulation(self.driver.conditions.audio, context.parts.turn(step)),
         }
         if config.camera_rate:
-            mesh = torch.as_tensor(context.targets.dataset.mesh, device=cameras.device)[None]
-            terms["landmarks"] = lambda: losses.landmarks(mesh, cameras, target.tracked)
+            terms["landmarks"] = lambda: losses.landmarks(self._mesh, cameras, target.tracked)
         if self.judges is not None:
             terms |= self.judges.terms(view, pairs, (whole, plain), window)
         if window > 1:

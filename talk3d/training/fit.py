@@ -18,6 +18,7 @@ import torch
 
 import talk3d
 from talk3d.avatar import Avatar
+from talk3d.beside import make_parent, replacing
 from talk3d.data.dataset import Dataset
 from talk3d.models.driver import Driver
 from talk3d.models.generator import TriPlaneGenerator
@@ -84,6 +85,7 @@ def fit(
     team = join(device)
     with _withdrawn_on_failure(folder, mine=team.leads and not folder.exists()):
         if team.leads:
+            _require_place(out)
             generator = _generator(config, folder)  # before a run begins that could not go on
             _check_part(config, generator)
             _open(dataset, out, config, resume=resume)
@@ -162,10 +164,16 @@ def _check_part(config: FitConfig, generator: TriPlaneGenerator | None) -> None:
         )
 
 
-def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Path:
-    """Check that a run may begin or go on, and write down what it is."""
+def _require_place(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already; name another, or remove it")
+    if run_folder(out).exists() and not run_folder(out).is_dir():
+        raise ValueError(f"{run_folder(out)} is a file, and should be the folder of the run; name another --out")
+    make_parent(out)
+
+
+def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Path:
+    """Check that a run may begin or go on, and write down what it is."""
     folder = run_folder(out)
     about = {"talk3d": talk3d.__version__, "frames": len(dataset), "size": dataset.size, "source": dataset.meta.source}
     about = json.loads(json.dumps(about))
@@ -176,10 +184,13 @@ def _open(dataset: Dataset, out: Path, config: FitConfig, *, resume: bool) -> Pa
             raise ValueError(f"there is nothing to resume: {folder} has no {_RUN}") from None
         folder.mkdir(parents=True, exist_ok=True)
         write_config(config, folder / CONFIG)
-        unfinished = folder / f".{_RUN}"
-        unfinished.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(unfinished, folder / _RUN)
+        with replacing(folder / _RUN) as unfinished:
+            unfinished.write_text(json.dumps(about, indent=2) + "\n")
         return folder
+    except (OSError, RecursionError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise ValueError(f"{folder / _RUN} is damaged: it does not describe a run")
     if not resume:
         raise ValueError(f"{folder} holds a run that is not finished: add --resume to go on with it, or remove it")
     if {**before, "talk3d": None} != {**about, "talk3d": None}:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from talk3d.avatar import Avatar
+from talk3d.beside import replacing
 from talk3d.training.config_file import run_folder
 
 __all__ = ["Identity", "fit_fleet", "read_identities"]
@@ -191,6 +192,5 @@ def _is_done(out: Path) -> bool:
 
 
 def _write(table: Path, identities: Sequence[Identity]) -> None:
-    unfinished = table.with_name(f".{table.name}")
-    unfinished.write_text(json.dumps([one.row() for one in identities], indent=1) + "\n")
-    os.replace(unfinished, table)
+    with replacing(table) as unfinished:
+        unfinished.write_text(json.dumps([one.row() for one in identities], indent=1) + "\n")

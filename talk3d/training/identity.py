@@ -22,6 +22,7 @@ from talk3d.training.refine import mattes_of, refine_track
 from talk3d.training.rest import Rest
 from talk3d.training.stage import StageContext, uniform
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, over_color, spread
+from talk3d.training.transfer import moved
 
 __all__ = ["IdentityStage"]
 
@@ -205,14 +206,14 @@ class IdentityStage:
         self._seen = f"frame {index}"
         target = context.targets([index])
         if torch.rand((), generator=generator) < 0.5:
-            target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
+            target = over_color(target, uniform(generator, context.device, 3) * 2 - 1)
         side = _side_of(context.identity.config.resolution, share)
         camera = context.cameras(target.index)
         camera = camera if self._moves(share) else camera.detach()
         options, device = context.identity.config.rendering, context.device
         jitter, u = (uniform(generator, device, 1, side * side, count) for count in (options.coarse, options.fine))
         view = context.identity.render(planes, camera, resolution=side, jitter=jitter, u=u if options.fine else None)
-        weights = self._rest.weights(target.index, target.view_regions)
+        weights = self._rest.weights(target.frames, target.view_regions)
         parts = (target.view_image, target.view_matte, target.view_plate, weights)
         return _Shot(index, camera, view, *(_sized(part, side) for part in parts))
 
@@ -248,7 +249,7 @@ class IdentityStage:
         inside = (1 - density / _DENSE).clamp(min=0) * (distance < -_ERODED)
         camera = shot.camera.detach()
         where = (2 * losses.project(points, camera) - 1)[:, None]
-        behind = (points - camera[:, None, [3, 7, 11]]).norm(dim=2) - _at(shot.view.depth.detach(), where)[:, 0]
+        behind = (points - camera[:, None, 3:12:4]).norm(dim=2) - _at(shot.view.depth.detach(), where)[:, 0]
         near = (distance.abs() < _DILATED) & (behind > 0) & (behind < _PAINTED) & (where[:, 0].abs().amax(2) < 1)
         share = near * _at(shot.matte * shot.weights, where)[:, 0]
         wanted = (_at(shot.image, where) + 1) / 2
@@ -261,7 +262,7 @@ class IdentityStage:
         scene = self.context.identity.config
         yaw, pitch = ((torch.rand(2, generator=generator) * 2 - 1) * torch.tensor([_SIDE_YAW, _SIDE_PITCH])).tolist()
         pose = cams.look_at(yaw, pitch, radius=scene.radius, pivot=scene.pivot)
-        camera = cams.pack(pose, cams.intrinsics(_SIDE_FOCAL))[None].to(planes.device)
+        camera = moved(cams.pack(pose, cams.intrinsics(_SIDE_FOCAL))[None], planes.device)
         # colours are left out where neighbouring weights are at most this, hence everywhere
         options = replace(scene.rendering, min_weight=2.0)
         count = _SIDE_VIEW**2
@@ -289,7 +290,7 @@ class IdentityStage:
 
 def _still_pixels(target: Target) -> Tensor:
     """How much of each pixel of a view is neither lips nor lids."""
-    return 1 - target.view_regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
+    return 1 - target.view_regions[:, MOUTH : EYES + 1].amax(1, keepdim=True)
 
 
 def _at(picture: Tensor, where: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from talk3d.models.scene import View
 from talk3d.training import losses
@@ -16,6 +17,7 @@ from talk3d.training.pictures import grid, pixels, shape_pictures
 from talk3d.training.prior import Prior, correction
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import FACE, Target
+from talk3d.training.transfer import moved
 
 __all__ = ["InversionStage"]
 
@@ -31,6 +33,7 @@ _OFFSET_RATE, _SHIFT_RATE = 0.2, 0.3  # of the code's, and of the turns'
 _WORSE, _PATIENCE = 3.0, 20  # a loss that is so many times the best one for so many steps has diverged
 _FACE_POINTS = 1024
 _SIDES = (-30.0, 0.0, 30.0)  # of the preview, degrees of yaw: no frame shows them
+_LOOK = 10  # steps after which it is seen that an inversion was stopped
 
 
 class InversionStage:
@@ -64,7 +67,9 @@ class InversionStage:
         self.target: Target = context.targets(prior.frames)
         mesh = torch.from_numpy(context.targets.dataset.mesh).float()
         self._face = FaceMesh(mesh).to(context.device) if self.config.losses.depth else None
-        self._start = context.cameras.correction.detach()[prior.frames].clone()
+        self._start = context.cameras.correction.detach()[prior.index].clone()
+        self._pivot = moved(context.identity.config.pivot, context.device)
+        self._holds: list[RemovableHandle] = []
 
     def begin(self) -> None:
         """Freeze everything but the person."""
@@ -72,6 +77,10 @@ class InversionStage:
         self.context.identity.requires_grad_(False)
         self.context.cameras.requires_grad_(False)
         self.prior.person.requires_grad_(True)
+        for handle in self._holds:
+            handle.remove()
+        # once it was stopped nothing moves, whatever the gradient is
+        self._holds = [p.register_hook(self._held) for p in self.prior.person.parameters()]
         self.state.reset()  # trial steps are none
         self.notes.clear()
         self._begin_at_a_mean()
@@ -99,7 +108,7 @@ class InversionStage:
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Render all frames, and compare."""
-        if self.state.stopped:
+        if self.notes:  # it was stopped
             return {"stopped": 0 * self.prior.person.at.sum()}
         late, self._free = step >= _SHARED * self.steps, step >= _FREE * self.steps
         for share, reach in _SEARCHES:
@@ -112,10 +121,10 @@ class InversionStage:
         if weights.poses:
             turn, shift = torch.rad2deg(person.turn).square().mean(), (100 * person.shift).square().mean()
             terms["poses"] = weights.poses * 0.1 * (turn + shift)
-        total = float(torch.stack([term.detach() for term in terms.values()]).sum())
-        if self._diverged(step, total):
+        self.state.judge(self.prior, torch.stack([term.detach() for term in terms.values()]).sum(), step)
+        if self._looks(step) and self._was_stopped():
             return {"stopped": 0 * person.at.sum()}
-        return terms
+        return {name: torch.where(self.state.stopped, 0, term) for name, term in terms.items()}
 
     def batch(self) -> str:
         """The frames."""
@@ -123,13 +132,13 @@ class InversionStage:
 
     def stepped(self, step: int) -> None:
         """Keep what was best where it diverged, and write the cameras down."""
-        if self.state.stopped:
-            self.state.restore(self.prior)
+        self.state.restore(self.prior)
         self.prior.place(self.context.cameras, self._pivot, self._start)
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """PSNR of the frames' pictures and renders, in decibels."""
+        self._was_stopped()
         codes, cameras, view = self.render(shared=False)
         found = {"PSNR": (self.prior.enlarge(view, codes), self.target.image)}
         found["render PSNR"] = (view.features[:, :3], self.target.view_image)
@@ -169,7 +178,7 @@ class InversionStage:
         if weights.perceptual:
             terms["perceptual"] = weights.perceptual * self.perceptual(raw, wanted)
         if weights.face:
-            terms["face"] = weights.face * losses.region_l1(raw, wanted, target.view_regions[:, [FACE]])
+            terms["face"] = weights.face * losses.region_l1(raw, wanted, target.view_regions[:, FACE : FACE + 1])
         if weights.picture and large:
             image = self.prior.enlarge(view, codes)
             terms["picture"] = weights.picture * losses.l1(_shown(image), _shown(target.image))
@@ -177,7 +186,10 @@ class InversionStage:
             terms["matte"] = weights.matte * ((1 - view.weight) * target.view_matte).mean()
         if self._face is not None and weights.depth:
             points = self._face.sample(generator, _FACE_POINTS)
-            parts = [depth_error(View(*(p[[k]] for p in view)), cameras[[k]], points) for k in range(len(cameras))]
+            parts = [
+                depth_error(View(*(p[k : k + 1] for p in view)), cameras[k : k + 1], points)
+                for k in range(len(cameras))
+            ]
             terms["depth"] = weights.depth * torch.stack(parts).mean()
         return terms
 
@@ -193,13 +205,9 @@ class InversionStage:
     def _cameras(self, turn: Tensor) -> Tensor:
         shift: Tensor = self.prior.person.shift
         if not self._free:  # they are 0 then, and stay
-            turn, shift = turn * turn.new_tensor([1.0, 1.0, 0.0]), 0 * shift
+            turn, shift = torch.cat((turn[:, :2], 0 * turn[:, 2:]), 1), 0 * shift
         change = correction(turn, shift, self._pivot)
         return self.context.cameras.corrected(self.target.index, self._start + change)
-
-    @property
-    def _pivot(self) -> tuple[float, float, float]:
-        return self.context.identity.config.pivot
 
     @torch.no_grad()
     def _begin_at_a_mean(self) -> None:
@@ -233,26 +241,31 @@ class InversionStage:
         least = error(here) * _BETTER
         for pitch in steps:
             for yaw in steps:
-                turn = here + here.new_tensor([pitch, yaw, 0.0])
+                turn = here + moved([pitch, yaw, 0.0], here.device)
                 found = error(turn)
                 best = torch.where((found < least)[:, None], turn, best)
                 least = torch.minimum(found, least)
         person.turn.copy_(best)
 
-    def _diverged(self, step: int, total: float) -> bool:
-        """Whether the loss has been far above the best for long, or is no number; keeps what is best."""
+    def _held(self, gradient: Tensor) -> Tensor:
+        return gradient.masked_fill(self.state.stopped, 0)
+
+    def _looks(self, step: int) -> bool:
+        """Whether the host looks at whether it was stopped."""
+        # a GPU would have to be waited for; on a CPU it costs nothing
+        return step % _LOOK == 0 or self.context.device.type == "cpu"
+
+    def _was_stopped(self) -> bool:
+        """Whether it was stopped; says so once."""
         state = self.state
-        if math.isfinite(total) and total < state.least:
-            state.keep(self.prior, total, step)
-        worse = not math.isfinite(total) or (step > _PATIENCE and total > _WORSE * float(state.least))
-        state.bad.copy_((state.bad + 1) * worse)
-        if math.isfinite(total) and state.bad < _PATIENCE:
+        if not state.stopped:
             return False
-        state.stopped.fill_(True)
-        self.notes.append(
-            f"The inversion of {self.batch()} diverged: in step {step} its loss is {total:.3g}, and was "
-            f"{float(state.least):.3g} in step {int(state.step)}. It is stopped, and the best one is kept."
-        )
+        if not self.notes:
+            self.notes.append(
+                f"The inversion of {self.batch()} diverged: in step {int(state.last)} its loss is "
+                f"{float(state.total):.3g}, and was {float(state.least):.3g} in step {int(state.step)}. It is stopped, "
+                "and the best one is kept."
+            )
         return True
 
 
@@ -260,7 +273,9 @@ class _State(nn.Module):
     """What was best, and whether the inversion was stopped; a part of checkpoints."""
 
     least: Tensor
+    total: Tensor
     step: Tensor
+    last: Tensor
     bad: Tensor
     stopped: Tensor
 
@@ -269,28 +284,46 @@ class _State(nn.Module):
         device = prior.person.w.device
         for name, parameter in prior.person.named_parameters():
             self.register_buffer(name, parameter.detach().clone())
-        self.register_buffer("least", torch.tensor(math.inf, device=device))
-        self.register_buffer("step", torch.tensor(0, device=device))
-        self.register_buffer("bad", torch.tensor(0, device=device))
+        for name in ("least", "total"):
+            self.register_buffer(name, torch.tensor(math.inf, device=device))
+        for name in ("step", "last", "bad"):
+            self.register_buffer(name, torch.tensor(0, device=device))
         self.register_buffer("stopped", torch.tensor(False, device=device))
 
     @torch.no_grad()
     def reset(self) -> None:
-        self.least.fill_(math.inf)
-        for count in (self.step, self.bad, self.stopped):
+        for loss in (self.least, self.total):
+            loss.fill_(math.inf)
+        for count in (self.step, self.last, self.bad, self.stopped):
             count.zero_()
 
     @torch.no_grad()
-    def keep(self, prior: Prior, total: float, step: int) -> None:
+    def judge(self, prior: Prior, total: Tensor, step: int) -> None:
+        """Keep what is best; stop if the loss has been far above that for long, or is no number.
+
+        All this is computed where the loss is, which nobody waits for.
+        """
+        finite, runs = total.isfinite(), ~self.stopped
+        better = runs & finite & (total < self.least)
         for name, parameter in prior.person.named_parameters():
-            self.get_buffer(name).copy_(parameter)
-        self.least.fill_(total)
-        self.step.fill_(step)
+            self._take(self.get_buffer(name), parameter, better)
+        self._take(self.least, total, better)
+        self._take(self.step, torch.full_like(self.step, step), better)
+        worse = ~finite | ((total > _WORSE * self.least) & (step > _PATIENCE))
+        self.bad.copy_((self.bad + 1) * worse)
+        self._take(self.total, total, runs)
+        self._take(self.last, torch.full_like(self.last, step), runs)
+        self.stopped.logical_or_(~finite | (self.bad >= _PATIENCE))
 
     @torch.no_grad()
     def restore(self, prior: Prior) -> None:
+        """Go back to what is best, if it was stopped."""
         for name, parameter in prior.person.named_parameters():
-            parameter.copy_(self.get_buffer(name))
+            self._take(parameter, self.get_buffer(name), self.stopped)
+
+    @staticmethod
+    def _take(kept: Tensor, found: Tensor, when: Tensor) -> None:
+        kept.copy_(torch.where(when, found, kept))
 
 
 def _shown(image: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ class Judges:
         """
         assert self._face is not None
         filmed, regions = (target.image, target.regions) if large else (target.view_image, target.view_regions)
-        return identity(self._face, pasted(part, filmed, corner), filmed, regions[:, [FACE]])
+        return identity(self._face, pasted(part, filmed, corner), filmed, regions[:, FACE : FACE + 1])
 
     def lip_sync(self, part: Tensor, target: Target, corner: tuple[int, int], window: int) -> Tensor:
         """Compare rendered lips with the sound.
@@ -204,7 +204,7 @@ class Judges:
         """
         assert self._expert is not None
         rendered = pasted(part, target.view_image, corner)
-        index = target.index.tolist()
+        index = target.frames
         heard, seen = [], []
         for start in range(0, len(index), window):
             count = min(window, FRAMES)

@@ -30,4 +30,4 @@ class Pair(NamedTuple):
 
     def within(self, region: int) -> Tensor:
         """Mean absolute difference in one of the regions."""
-        return losses.region_l1(self.found, self.target, self.regions[:, [region]])
+        return losses.region_l1(self.found, self.target, self.regions[:, region : region + 1])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from talk3d.networks import load_lpips
 from talk3d.training import losses
 
 __all__ = ["Perceptual"]
@@ -30,12 +28,13 @@ class Perceptual(nn.Module):
         note: What is used, in a sentence.
 
     Raises:
-        ValueError: If there are no such weights in the file, or the package ``lpips`` is missing.
+        ImportError: If the package ``lpips`` is missing, with what to do.
+        ValueError: If the file holds no such weights.
     """
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        self.lpips: nn.Module | None = None if weights is None else _lpips(weights)
+        self.lpips: nn.Module | None = None if weights is None else load_lpips(weights)
         self.note = (
             "The perceptual loss is MS-SSIM and edges: LPIPS needs the weights of AlexNet, and run.lpips names none."
             if weights is None
@@ -52,20 +51,3 @@ class Perceptual(nn.Module):
         while found.shape[-1] > 128:
             found, target = avg_pool2d(found, 2), avg_pool2d(target, 2)
         return losses.ms_ssim(found, target) + 0.5 * losses.edges(found, target)
-
-
-def _lpips(weights: Path) -> nn.Module:
-    try:
-        import lpips
-    except ImportError:
-        raise ValueError("LPIPS needs the package lpips: pip install 'talk3d[perceptual]'") from None
-    network: Any = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        trunk = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
-        for name, parameter in network.net.named_parameters():
-            parameter.data.copy_(trunk[name.split(".", 1)[1]])  # lpips cuts the trunk into slices, and keeps numbers
-    except (OSError, KeyError, RuntimeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{weights} does not hold the weights of torchvision's AlexNet: {error}") from None
-    frozen: nn.Module = network.eval().requires_grad_(False)
-    return frozen

@@ -16,17 +16,17 @@ from talk3d.models.identity import Identity
 from talk3d.models.scene import View
 from talk3d.ops.triplane import Axes
 from talk3d.training.cameras import CameraTrack, rotation
+from talk3d.training.precision import full_precision
 from talk3d.training.targets import Target, Targets
+from talk3d.training.transfer import moved
 from talk3d.weights.convert import convert
 from talk3d.weights.load import load_generator
 from talk3d.weights.store import FILE
 
 __all__ = ["FilledTargets", "Person", "Prior", "choose_frames", "correction", "draw_codes", "read_generator"]
 
-_CODES, _RIDGE = (
-    2048,
-    0.01,
-)  # of which mean and axes are taken; what is added to their variances, as a share of the mean
+_CODES = 2048  # of which mean and axes are taken
+_RIDGE = 0.01  # what is added to their variances, as a share of the mean
 _NAMED = 12  # frames in a sentence
 _LIPS, _CORNERS = (13, 14), (33, 263)  # middles of the inner lips, outer corners of the eyes
 
@@ -114,11 +114,11 @@ class Person(nn.Module):
     @property
     def w(self) -> Float[Tensor, " w_dim"]:
         """The person's code."""
-        return self.origin + self.axes @ self.at
+        return self.origin + _along(self.axes, self.at)
 
     def codes(self) -> Float[Tensor, "frame w_dim"]:
         """Of all frames."""
-        return self.w + self.offsets_at @ self.axes.mT
+        return self.w + _along(self.axes, self.offsets_at.mT).mT
 
     @torch.no_grad()
     def start(self, code: Float[Tensor, " w_dim"]) -> None:
@@ -139,6 +139,8 @@ class Prior:
         generator: The one that is tuned.
         person: Where the person is in it.
         frames: Which were chosen.
+        index: The same where the generator is ``[K]``.
+        front: The camera that codes are drawn for ``[1, 25]``.
         mean: Of the generator's codes ``[w_dim]``.
         residual: What tuning adds to the planes of a code.
         passes: Renders of a frame so far, by stage.
@@ -150,6 +152,8 @@ class Prior:
         self.original = generator.to(device).eval().requires_grad_(False)
         self.generator = copy.deepcopy(self.original)
         self.frames = choose_frames(targets, count)
+        self.index = moved(self.frames, device)
+        self.front = generator.config.camera().to(device)[None]
         codes = draw_codes(self.original, _CODES, seed=0)
         self.mean = codes.mean(0)
         average = self.original.mapping.w_avg
@@ -193,9 +197,9 @@ class Prior:
                 own[f"{name}.affine"].get_parameter("bias").add_(found - plain)
 
     @torch.no_grad()
-    def place(self, cameras: CameraTrack, pivot: Sequence[float], start: Float[Tensor, "frame 6"]) -> None:
+    def place(self, cameras: CameraTrack, pivot: Float[Tensor, " 3"], start: Float[Tensor, "frame 6"]) -> None:
         """Write the frames' cameras into a track, whose corrections were ``start``."""
-        cameras.correction[self.frames] = start + correction(self.person.turn, self.person.shift, pivot)
+        cameras.correction[self.index] = start + correction(self.person.turn, self.person.shift, pivot)
 
 
 @torch.no_grad()
@@ -213,9 +217,15 @@ def _axes(codes: Float[Tensor, "count w_dim"]) -> Float[Tensor, "w_dim w_dim"]:
     return (axes * (variances.clamp(min=0) + _RIDGE * variances.mean()).sqrt()).to(codes)
 
 
+@full_precision
+def _along(axes: Tensor, at: Tensor) -> Tensor:
+    """From the axes' units to codes; a step of a thousandth of a standard deviation must not be lost."""
+    return axes @ at
+
+
+@full_precision
 def correction(
-    turn: Float[Tensor, "frame 3"], shift: Float[Tensor, "frame 3"], pivot: Sequence[float]
+    turn: Float[Tensor, "frame 3"], shift: Float[Tensor, "frame 3"], pivot: Float[Tensor, " 3"]
 ) -> Float[Tensor, "frame 6"]:
     """Corrections as :class:`CameraTrack` has them, of turns about a pivot: the picture's middle stays where it is."""
-    middle = torch.tensor(pivot, dtype=turn.dtype, device=turn.device)
-    return torch.cat((turn, shift + middle - rotation(turn) @ middle), 1)
+    return torch.cat((turn, shift + pivot - rotation(turn) @ pivot), 1)

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from talk3d.beside import replacing
+
 __all__ = ["Recorder", "Silent"]
 
 
@@ -87,9 +89,8 @@ class Recorder:
         for name, picture in pictures.items():
             self._writer.add_image(f"{stage}/{name}", picture, step, dataformats="HWC")
             path = self.previews / f"{stage}_{step:06d}_{name}.png"
-            unfinished = path.with_name(f".{path.name}")
-            Image.fromarray(picture.numpy()).save(unfinished, "PNG")
-            unfinished.replace(path)
+            with replacing(path) as unfinished:
+                Image.fromarray(picture.numpy()).save(unfinished, "PNG")
 
 
 class Silent(Recorder):

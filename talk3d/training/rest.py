@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from talk3d.data.facemesh import EYE_CORNERS
 from talk3d.training.targets import EYES, MOUTH, Targets
+from talk3d.training.transfer import moved
 
 __all__ = ["Rest"]
 
@@ -44,9 +47,9 @@ class Rest:
         return self.frames[int(torch.multinomial(self.chances, 1, generator=generator))]
 
     def weights(
-        self, index: Int[Tensor, " batch"], regions: Float[Tensor, "batch 4 height width"]
+        self, frames: Sequence[int], regions: Float[Tensor, "batch 4 height width"]
     ) -> Float[Tensor, "batch 1 height width"]:
         """How much pixels of frames count: all of those at rest; of others, lips and lids a tenth."""
-        moving = regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
-        rest = torch.tensor([frame in self._rest for frame in index.tolist()], device=regions.device)
+        moving = regions[:, MOUTH : EYES + 1].amax(1, keepdim=True)
+        rest = moved(torch.tensor([frame in self._rest for frame in frames]), regions.device)
         return 1 - (1 - _MOVING) * moving * ~rest[:, None, None, None]

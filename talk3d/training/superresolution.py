@@ -14,8 +14,9 @@ from talk3d.models.scene import View
 from talk3d.training import losses
 from talk3d.training.pictures import grid, pixels
 from talk3d.training.rest import Rest
-from talk3d.training.stage import StageContext
+from talk3d.training.stage import StageContext, uniform
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, in_turn, over_color, spread
+from talk3d.training.transfer import moved
 
 __all__ = ["SuperResolutionStage"]
 
@@ -88,10 +89,10 @@ class SuperResolutionStage:
         self._seen = f"frames {', '.join(map(str, indices))}"
         target = context.targets(indices)
         if torch.rand((), generator=generator) < 0.5:
-            target = over_color(target, torch.rand(3, generator=generator) * 2 - 1)
+            target = over_color(target, uniform(generator, context.device, 3) * 2 - 1)
         image = self._picture(target)
         # where the frame does not count, the picture is compared with itself: edges of the two are no error either
-        share = self._rest.weights(target.index, target.regions) if self.driver is None else 1.0
+        share = self._rest.weights(target.frames, target.regions) if self.driver is None else 1.0
         wanted = image.detach() + share * (target.image - image.detach())
         return {"l1": losses.l1(image, wanted), "edges": _EDGES * losses.edges(image, wanted)}
 
@@ -110,7 +111,7 @@ class SuperResolutionStage:
             target = self.context.targets([index])
             image, still = self._picture(target), torch.ones_like(target.matte)
             if self.driver is None:
-                still = 1 - target.regions[:, [MOUTH, EYES]].amax(1, keepdim=True)
+                still = 1 - target.regions[:, MOUTH : EYES + 1].amax(1, keepdim=True)
             for name, region in (("face PSNR", FACE), ("mouth PSNR", MOUTH)):
                 scores[name].append(losses.psnr(image, target.image, still * target.regions[:, [region]]))
             scores["PSNR"].append(losses.psnr(image, target.image, torch.ones_like(still)))
@@ -127,7 +128,7 @@ class SuperResolutionStage:
 
     def _picture(self, target: Target) -> Tensor:
         """Super-resolved views of frames over their plates."""
-        view = View(*(torch.cat(part) for part in zip(*map(self._view, target.index.tolist()), strict=True)))
+        view = View(*(torch.cat(part) for part in zip(*map(self._view, target.frames), strict=True)))
         return composite(self.context.identity.enlarge(view), view.weight, target.plate)
 
     def _view(self, index: int) -> View:
@@ -137,7 +138,7 @@ class SuperResolutionStage:
             return self._views[index]
         identity = self.context.identity
         with torch.no_grad():
-            camera = self.context.cameras(torch.tensor([index], device=self.context.device))
+            camera = self.context.cameras(moved([index], self.context.device))
             view = identity.render(self._planes(index), camera)
         self._views[index] = view
         if len(self._views) > self._room:

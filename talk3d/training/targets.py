@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from talk3d.data.dataset import Dataset
 from talk3d.models.encoders import Conditions
+from talk3d.training.transfer import moved
 
 __all__ = ["EYES", "FACE", "MOUTH", "TORSO", "Target", "Targets", "in_turn", "over_color", "spread"]
 
@@ -39,6 +40,7 @@ class Target(NamedTuple):
         landmarks: ``[B, 3, 2]``.
         points: ``[B, 478, 3]``.
         tracked: The same landmarks in the crop, its sides being 1, ``[B, 478, 2]``.
+        frames: ``index`` on the host, which so need not wait for it.
     """
 
     index: Int[Tensor, " batch"]  # type: ignore[assignment]  # tuples have a method of this name
@@ -56,6 +58,7 @@ class Target(NamedTuple):
     landmarks: Float[Tensor, "batch 3 2"]
     points: Float[Tensor, "batch 478 3"]
     tracked: Float[Tensor, "batch 478 2"]
+    frames: tuple[int, ...]
 
     @property
     def conditions(self) -> Conditions:
@@ -82,8 +85,9 @@ class Target(NamedTuple):
 class Targets:
     """Frames of a dataset at the sizes of a model.
 
-    Decoded frames are kept as bytes, the least recently used leave first; what is kept is what is given, so that a
-    number does not depend on whether a frame was there.
+    Decoded frames are kept as bytes where they are wanted, so that one that is seen again is not copied to a GPU again;
+    the least recently used leave first. What is kept is what is given, so that a number does not depend on whether a
+    frame was there.
 
     Args:
         dataset: The clip.
@@ -147,20 +151,18 @@ class Targets:
         """Frames, in any order."""
         frames = [self._frame(i) for i in indices]
         image, matte, regions, plate = (
-            torch.stack(part).to(self.device, non_blocking=True).float()
-            for part in zip(*(f[:4] for f in frames), strict=True)
+            torch.stack(part).float() for part in zip(*(f[:4] for f in frames), strict=True)
         )
         image, matte, regions, plate = image / 127.5 - 1, matte / 255, regions / 255, plate / 127.5 - 1
-        rest = [
-            torch.stack(part).to(self.device, non_blocking=True) for part in zip(*(f[4:] for f in frames), strict=True)
-        ]
+        rest = [torch.stack(part) for part in zip(*(f[4:] for f in frames), strict=True)]
         small = (self._reduced(part) for part in (image, matte, regions, plate))
-        index = torch.tensor(list(indices), dtype=torch.int64, device=self.device)
-        return Target(index, image, matte, regions, plate, *small, *rest)
+        chosen = tuple(indices)
+        index = moved(torch.tensor(chosen, dtype=torch.int64), self.device)
+        return Target(index, image, matte, regions, plate, *small, *rest, frames=chosen)
 
     def speech(self, indices: Sequence[int]) -> Float[Tensor, "batch 8 16 feature"]:
         """Speech features alone, as in :class:`Target`, without decoding a picture."""
-        return self.dataset.speech_windows(np.asarray(indices)).to(self.device)
+        return moved(self.dataset.speech_windows(np.asarray(indices)), self.device)
 
     def _reduced(self, picture: Tensor) -> Tensor:
         return interpolate(picture, (self.view, self.view), mode="area") if self.view != self.picture else picture
@@ -190,6 +192,7 @@ class Targets:
             sample.points[0],
             torch.from_numpy(np.array(self.dataset.landmarks[index], np.float32)),
         )
+        frame = _Frame(*(moved(part, self.device) for part in frame))
         self._kept[index] = frame
         while len(self._kept) > max(self._room, 1):
             self._kept.popitem(last=False)
@@ -234,8 +237,8 @@ def in_turn(items: Sequence[int], count: int, step: int, seed: int) -> list[int]
 
 
 def over_color(target: Target, color: Tensor) -> Target:
-    """Frames as they would have been filmed before a wall of one colour ``[3]``, -1 to 1."""
-    color = color.to(target.image).view(1, 3, 1, 1)
+    """Frames as they would have been filmed before a wall of one colour ``[3]``, -1 to 1, on the same device."""
+    color = color.view(1, 3, 1, 1)
     return target._replace(
         image=target.image + (1 - target.matte) * (color - target.plate),
         plate=color.expand_as(target.plate),

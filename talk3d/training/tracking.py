@@ -15,6 +15,7 @@ from talk3d.training.pictures import grid, pixels
 from talk3d.training.prior import Prior
 from talk3d.training.stage import StageContext
 from talk3d.training.targets import EYES, FACE, MOUTH, Target, spread
+from talk3d.training.transfer import moved
 
 __all__ = ["TrackingStage", "align"]
 
@@ -51,7 +52,7 @@ def align(
         The frames' new corrections.
     """
     here = track.correction[index].detach().double()
-    tracked = CameraTrack(track.tracked[index].double()).to(index.device)
+    tracked = CameraTrack(track.tracked[index].double())
     rows = torch.arange(len(index), device=index.device)
     side = view.depth.shape[3]
     origins, directions = cams.rays(*cams.unpack(tracked.corrected(rows, here)), side)
@@ -60,8 +61,8 @@ def align(
     usable = shown.flatten(1) & view.depth.flatten(1).isfinite()
     points = torch.where(usable[..., None], points, torch.zeros_like(points))
     pictures = images.double()
-    size = pictures.new_tensor([pictures.shape[3], pictures.shape[2]])
-    spreads = here.new_tensor([_TURN] * 3 + [_SHIFT] * 3)
+    halves = moved(torch.diag(0.5 / torch.tensor([*pictures.shape[:1:-1]], dtype=torch.float64)), index.device)
+    spreads = moved(torch.tensor([_TURN] * 3 + [_SHIFT] * 3, dtype=torch.float64), index.device)
     found = here
     for _ in range(_INNER):
         where = losses.project(points, tracked.corrected(rows, found))
@@ -74,10 +75,8 @@ def align(
                 points, tracked.corrected(rows, back)
             )
             slopes.append(apart / (2 * _STEP))
-        half = 0.5 / size
         across, down = (
-            (_at(pictures, where + step) - _at(pictures, where - step)) / (2 * step.sum())
-            for step in (half * half.new_tensor([1, 0]), half * half.new_tensor([0, 1]))
+            (_at(pictures, where + half) - _at(pictures, where - half)) / (2 * half.sum()) for half in halves
         )
         slope = torch.stack([across * s[:, None, :, 0] + down * s[:, None, :, 1] for s in slopes], -1)
         error = _at(pictures, where) - colors
@@ -89,7 +88,8 @@ def align(
         held = weight.sum((1, 2))[:, None] * 1e-3 * _COLOR**2 / spreads.square()
         normal = normal + torch.diag_embed(held + 1e-9)
         down_hill = down_hill + held * (found - here)
-        found = found - torch.linalg.solve(normal, down_hill)
+        # without a look at whether it went well, for which a GPU would be waited for
+        found = found - torch.linalg.solve_ex(normal, down_hill).result
     return found.to(track.correction.dtype)
 
 
@@ -194,5 +194,5 @@ class TrackingStage:
     def _shown(self, target: Target, view: View) -> Tensor:
         """Pixels of the face that hold still, and have a depth."""
         regions = target.view_regions
-        still = (regions[:, [FACE]] > 0.5) & (regions[:, [MOUTH, EYES]].amax(1, keepdim=True) < 0.5)
+        still = (regions[:, FACE : FACE + 1] > 0.5) & (regions[:, MOUTH : EYES + 1].amax(1, keepdim=True) < 0.5)
         return still & (view.weight > 0.5)

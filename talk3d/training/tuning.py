@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from talk3d.training import losses
 from talk3d.training.inversion import InversionStage
+from talk3d.training.precision import full_precision
 from talk3d.training.prior import Prior, draw_codes
+from talk3d.training.stage import uniform
+from talk3d.training.transfer import moved
 
 __all__ = ["TuningStage", "change"]
 
@@ -52,7 +55,13 @@ class _Gate(nn.Module):
         return x.square() * (3 - 2 * x)  # smooth at both ends
 
     def _far(self, codes: Tensor) -> Tensor:
-        return ((codes - self.code) @ self.whiten).norm(dim=1)
+        return _length(codes - self.code, self.whiten)
+
+
+@full_precision
+def _length(apart: Tensor, whiten: Tensor) -> Tensor:
+    """In standard deviations ``[B]``: where a change ends must not depend on how a product was rounded."""
+    return (apart @ whiten).norm(dim=1)
 
 
 class _Edit(nn.Module):
@@ -175,12 +184,12 @@ class TuningStage:
     def _locality(self, generator: torch.Generator) -> Tensor:
         """How much renders of codes near the person have changed: differences, and mean square by that of renders."""
         prior, person = self.prior, self.prior.person
-        z = torch.randn(_OTHERS, prior.generator.config.z_dim, generator=generator).to(person.w)
+        z = moved(torch.randn(_OTHERS, prior.generator.config.z_dim, generator=generator), self.context.device)
         low, high = _NEAR
-        share = low + (high - low) * torch.rand(_OTHERS, 1, generator=generator).to(person.w)
-        codes = torch.lerp(person.w, prior.original.latents(z)[:, 0], share)
+        share = low + (high - low) * uniform(generator, self.context.device, _OTHERS, 1)
+        codes = torch.lerp(person.w, prior.original.latents(z, prior.front.expand(_OTHERS, -1))[:, 0], share)
         ws = codes[:, None].expand(-1, prior.generator.backbone.num_ws, -1)
-        camera = self.context.cameras(torch.tensor(prior.frames[:1], device=codes.device)).detach().expand(_OTHERS, -1)
+        camera = self.context.cameras(prior.index[:1]).detach().expand(_OTHERS, -1)
         with torch.no_grad():
             before = prior.original.render(prior.original.planes(ws), camera).features
         after = prior.generator.render(prior.planes(codes), camera).features

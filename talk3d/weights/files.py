@@ -40,10 +40,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Tensors stay in the file until they are loaded.
 
     Raises:
-        UnreadableCheckpoint: If it is none of these, damaged, cut short, or asks for what no model needs.
+        UnreadableCheckpoint: If it is not there, none of these, damaged, cut short, or asks for what no model needs.
     """
+    if not path.exists():
+        raise UnreadableCheckpoint(f"{path} does not exist; it should be a checkpoint")
+    if not path.is_file():
+        raise UnreadableCheckpoint(f"{path}: it is not a file")
     try:
         tree, names = _read(path)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{path}: it cannot be read: {error.strerror}") from error
     except UnreadableCheckpoint as error:
         raise UnreadableCheckpoint(f"{path}: {error}") from error.__cause__
     return Checkpoint(path, tree, frozenset(names))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from talk3d.beside import make_parent, replacing
 
 __all__ = ["FILE", "VERSION", "Weights", "read_facts", "read_weights", "write_weights"]
 
@@ -39,23 +39,23 @@ def write_weights(weights: Weights, folder: Path) -> None:
     """Write a folder, which appears whole or not at all.
 
     Raises:
-        ValueError: If the folder exists and is not empty.
+        ValueError: If the folder exists and is not empty, or cannot be made.
     """
     folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists already; name another, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir()
-    try:
+    _require_free(folder)
+    make_parent(folder)
+    with replacing(folder) as unfinished:
+        unfinished.mkdir()
         for name, tensors in weights.parts.items():
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished / f"{name}.safetensors")
         about = {"format": "talk3d", "version": VERSION, "kind": weights.kind, "parts": list(weights.parts)}
         (unfinished / FILE).write_text(json.dumps(about | dict(weights.facts), indent=2) + "\n")
-        os.replace(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+        _require_free(folder)  # for another may have been quicker
+
+
+def _require_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already; name another, or remove it")
 
 
 def read_weights(folder: Path, kind: str | None = None) -> Weights:
@@ -89,7 +89,13 @@ def _described(folder: Path) -> tuple[str, list[str], dict[str, Any]]:
     try:
         about = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if not folder.exists():
+            raise ValueError(f"{folder} does not exist; it should be a folder of weights, with {FILE}") from None
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a file; it should be a folder of weights, with {FILE}") from None
         raise ValueError(f"{folder} holds no weights: it has no {FILE}") from None
+    except OSError as error:
+        raise ValueError(f"{folder / FILE} cannot be read: {error.strerror}") from None
     except (RecursionError, ValueError):
         raise ValueError(f"{folder / FILE} is damaged: it is not JSON") from None
     if not isinstance(about, dict) or about.pop("format", None) != "talk3d":

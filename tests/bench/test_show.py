@@ -95,3 +95,9 @@ def test_json(folder, capsys):
 def test_wrong_options_are_a_sentence(folder, options, message, capsys):
     assert cli.main(["bench", str(folder), *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_threads_have_a_bound(folder, capsys):
+    for threads in (0, 10**9):
+        assert cli.main(["bench", str(folder), "--threads", str(threads)]) == 1
+        assert "threads must be from 1 to" in capsys.readouterr().err

@@ -35,9 +35,9 @@ class EmulatedBlock {
     current = this;
     for (int thread = 0; thread < int(fibers_.size()); ++thread) {
       Fiber& fiber = fibers_[thread];
-      fiber.stack = std::make_unique<char[]>(kStack);
+      if (int(stacks.size()) == thread) stacks.push_back(std::make_unique_for_overwrite<char[]>(kStack));
       getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
+      fiber.context.uc_stack.ss_sp = stacks[thread].get();
       fiber.context.uc_stack.ss_size = kStack;
       fiber.context.uc_link = &main_;
       makecontext(&fiber.context, reinterpret_cast<void (*)()>(&EmulatedBlock::start), 1, thread);
@@ -77,7 +77,6 @@ class EmulatedBlock {
   };
   struct Fiber {
     ucontext_t context;
-    std::unique_ptr<char[]> stack;
     const int* waits_for = nullptr;
     int meeting = 0;
     unsigned exchanges = 0;
@@ -87,6 +86,7 @@ class EmulatedBlock {
     char bytes[kSlot];
   };
   static constexpr size_t kStack = 1 << 17;
+  static std::vector<std::unique_ptr<char[]>> stacks;  // of one block after the other
 
   static void start(int thread) {
     current->body_(thread);
@@ -114,6 +114,7 @@ class EmulatedBlock {
   int thread_ = 0;
 };
 inline EmulatedBlock* EmulatedBlock::current = nullptr;
+inline std::vector<std::unique_ptr<char[]>> EmulatedBlock::stacks;
 
 inline void sync_warp() { EmulatedBlock::current->meet_warp(); }
 inline void sync_block() { EmulatedBlock::current->meet_block(); }
@@ -165,6 +166,7 @@ inline void add_atomically(float* to, Floats4 value) {
   to[3] += value.w;
 }
 
+inline void add_atomically(float* to, float value) { *to += value; }
 inline void add_atomically(long long* to, long long value) { *to += value; }
 inline void max_atomically(uint32_t* to, uint32_t value) { *to = *to < value ? value : *to; }
 inline long long nearest(float x) { return std::llrint(x); }

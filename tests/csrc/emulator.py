@@ -1,4 +1,4 @@
-"""The CUDA kernels of ``render_rays`` without a GPU: ``tests/csrc`` runs their source thread by thread on the CPU."""
+"""CUDA kernels without a GPU: ``tests/csrc`` runs their source thread by thread on the CPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
@@ -42,8 +43,71 @@ class Gradients(Structure):
     _fields_ = [(name, c_void_p) for name in ("texels", "fixed", "decoder", "rays")]
 
 
+def build(folder: Path, *names: str) -> ctypes.CDLL:
+    """Compile sources of this folder into a library there, and load it."""
+    library = folder / "emulated.so"
+    sources = [str(ROOT / "tests" / "csrc" / name) for name in names]
+    paths = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'csrc'}", *sources]
+    subprocess.run([COMPILER, *FLAGS, "-shared", "-fPIC", *paths, "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+class Sampler:
+    """The kernels of ``sample_triplane``, compiled by the C++ compiler.
+
+    Args:
+        folder: Where the library is built.
+        wide: Channels that a thread takes at once: 4 where their number allows, or 1 as where memory is not aligned.
+    """
+
+    def __init__(self, folder: Path, wide: int) -> None:
+        self._wide = wide
+        self._library = build(folder, "triplane.cpp")
+        given = [c_void_p, c_void_p, ctypes.c_double, c_int32, c_int32]
+        self._library.sample_triplane.argtypes = given + [c_void_p] * 3
+        self._library.sample_triplane_backward.argtypes = given + [c_void_p] * 5
+
+    def forward(self, planes: Tensor, points: Tensor, pairs: list[int], scale: float, mean: bool) -> Tensor:
+        """Do what ``torch.ops.talk3d.sample_triplane`` does, with its arguments."""
+        shape = (*points.shape[:2], planes.shape[4])
+        features = torch.full(shape if mean else (shape[0], planes.shape[1], *shape[1:]), torch.nan)
+        self._run(self._library.sample_triplane, (planes, points, features), (planes, points), (pairs, scale, mean))
+        return features
+
+    def backward(
+        self,
+        d_features: Tensor,
+        planes: Tensor,
+        points: Tensor,
+        pairs: list[int],
+        scale: float,
+        mean: bool,
+        *needs: bool,
+    ) -> tuple[Tensor, ...]:
+        """Do what ``torch.ops.talk3d.sample_triplane_backward`` does, with its arguments."""
+        found = torch.zeros_like(planes), torch.full_like(points, torch.nan)
+        wanted = tuple(tensor if need else None for tensor, need in zip(found, needs, strict=True))
+        tensors = (d_features, planes, points, *wanted)
+        self._run(self._library.sample_triplane_backward, tensors, (planes, points), (pairs, scale, mean))
+        return tuple(planes.new_empty(0) if tensor is None else tensor for tensor in wanted)
+
+    def _run(
+        self,
+        kernel: Callable[..., None],
+        tensors: tuple[Tensor | None, ...],
+        sized: tuple[Tensor, Tensor],
+        options: tuple[list[int], float, bool],
+    ) -> None:
+        assert all(tensor is None or (tensor.is_contiguous() and tensor.dtype == torch.float32) for tensor in tensors)
+        pairs, scale, mean = options
+        numbers = torch.tensor([*sized[0].shape, *sized[1].shape]), torch.tensor(pairs)
+        wide = self._wide if sized[0].shape[4] % self._wide == 0 else 1
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        kernel(*(tensor.data_ptr() for tensor in numbers), scale, mean, wide, *pointers)
+
+
 class Emulator:
-    """The kernels, compiled by the C++ compiler.
+    """The kernels of ``render_rays``, and those of planes, compiled by the C++ compiler.
 
     Args:
         folder: Where the library is built.
@@ -52,11 +116,7 @@ class Emulator:
     backwards = False  # whether the last block of the backward comes first
 
     def __init__(self, folder: Path) -> None:
-        library = folder / "emulated.so"
-        sources = [str(ROOT / "tests" / "csrc" / name) for name in ("volume.cpp", "planes.cpp")]
-        paths = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'csrc'}", *sources]
-        subprocess.run([COMPILER, *FLAGS, "-shared", "-fPIC", *paths, "-o", str(library)], check=True)
-        self._library = ctypes.CDLL(str(library))
+        self._library = build(folder, "volume.cpp", "planes.cpp")
         self._library.add_planes.argtypes = [c_void_p] * 6
         self._library.deal.argtypes = [c_int64, c_void_p]
         self._library.render_rays.argtypes = [POINTER(Sizes), c_void_p, c_void_p, POINTER(Rays), POINTER(Image)]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,3 +70,26 @@ def test_damage_is_named(archive, damage):
                 opened.writestr(name, b"")
     with pytest.raises(ValueError, match=r"frames\.zip is damaged"):
         ArchiveReader(archive)
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_the_file_is_closed_with_its_reader(archive):
+    def open_files() -> int:
+        return sum(os.path.samefile(link, archive) for link in Path("/proc/self/fd").iterdir() if link.exists())
+
+    readers = [ArchiveReader(archive) for _ in range(20)]
+    for reader in readers:
+        reader.picture(0)
+    assert open_files() == 20
+    del reader, readers
+    gc.collect()
+    assert open_files() == 0
+
+
+def test_a_frame_that_cannot_be_decoded_is_named(archive):
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"\xff\xd8\xff") : data.index(b"\xff\xd8\xff") + 2] = b"no"
+    archive.write_bytes(data)
+    with pytest.raises(ValueError, match=r"frames\.zip is damaged: frame 0 cannot be decoded"):
+        ArchiveReader(archive).picture(0)
+    assert ArchiveReader(archive).picture(1).shape[2] == 3

@@ -34,9 +34,10 @@ class TestLpips:
 
     def test_another_file(self, alexnet, tmp_path):
         torch.save({"features.0.weight": torch.zeros(1)}, alexnet)
-        for path in (alexnet, tmp_path / "none.pth"):
-            with pytest.raises(ValueError, match=rf"{path.name} does not hold the weights of torchvision's AlexNet"):
-                Lpips(path, CPU)
+        with pytest.raises(ValueError, match=r"alexnet\.pth does not hold the weights of torchvision's AlexNet"):
+            Lpips(alexnet, CPU)
+        with pytest.raises(ValueError, match=r"none\.pth, which should hold the weights of .* AlexNet, does not exist"):
+            Lpips(tmp_path / "none.pth", CPU)
 
 
 class Hostile:
@@ -71,9 +72,38 @@ def test_inception_reads_a_local_file(tmp_path, monkeypatch):
     assert features.shape == (2, 2048)
     assert features.isfinite().all()
     torch.testing.assert_close(inception(pictures[1:]), features[1:], rtol=1e-3, atol=1e-4)
+    for name, value in (("fc.bias", torch.zeros(1)), ("fc.bias", "text"), (5, torch.zeros(1))):
+        torch.save(state | {name: value}, path)
+        with pytest.raises(ValueError, match=f"does not hold the weights of FID's Inception: {name} [^\\n]*$"):
+            Inception(path, CPU)
     torch.save({"fc.bias": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="does not hold the weights of FID's Inception"):
         Inception(path, CPU)
+
+
+# what torch.load answers with IndexError, KeyError, struct.error, or a page of advice
+BROKEN = {
+    "nothing": b"",
+    "text": b"<html>not found</html>",
+    "zeros": bytes(1000),
+    "one byte": b"\x80",
+    "no pickle": b"\x80\x02",
+    "an empty stack": b"\x80\x02.",
+    "no such note": b"\x80\x02h\x05.",
+    "an odd dictionary": b"\x80\x02}(K\x01u.",
+    "a huge string": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f",
+    "a cut archive": b"PK\x03\x04" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("network", [Lpips, Inception])
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_a_sentence(network, content, tmp_path):
+    pytest.importorskip("lpips" if network is Lpips else "torch_fidelity")
+    (tmp_path / "broken.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.pth does not hold the weights of [^\n]*$") as raised:
+        network(tmp_path / "broken.pth", CPU)
+    assert len(str(raised.value)) < 300 + len(str(tmp_path))
 
 
 class TestFid:

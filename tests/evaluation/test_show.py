@@ -108,3 +108,11 @@ def test_numbers_that_json_does_not_have():
 )
 def test_numbers_in_tables(value, text):
     assert number(value) == text
+
+
+def test_a_report_below_a_file_is_refused_before_anything_is_rendered(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("talk3d.evaluation.show.evaluate", lambda *_: pytest.fail("it was evaluated"))
+    command[command.index("--out") + 1] = str(tmp_path / "file" / "report")
+    assert cli.main(command) == 1
+    assert "cannot be made: part of its path is a file" in capsys.readouterr().err

@@ -58,6 +58,7 @@ def compile_all() -> dict[str, Any]:
                 "special": step.per_sample(compiled, "MUFU"),
                 "matrices": len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.ptx)),
                 "kernel": step.kernel.__name__,
+                "row": ahead_frame.of_pass(step, compiled),
             }
     for step in [*ahead.passes(needs=None, ptx=False), *ahead.passes(needs=ALL, ptx=False)]:
         amd = ahead.compile_ahead(step.kernel, step.arguments, GPUTarget("hip", "gfx942", 64), **step.types)

@@ -179,7 +179,8 @@ def test_what_is_not_finite_stays_so_and_harms_nobody():
     origins[0, 1] = math.nan
     origins[0, 3] = math.inf  # infinitely far out there is nothing
     directions[0, 4] = 1e30
-    found = render_rays(planes, decoder, origins, directions, OPTIONS, impl="triton").features
+    found, depth, _ = render_rays(planes, decoder, origins, directions, OPTIONS, impl="triton")
+    assert depth[0, 1].isnan()
     others = [0, 2, 5]
     assert torch.equal(found[:, others], clean[:, others])
     assert found[0, 1].isnan().all()

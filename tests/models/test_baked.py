@@ -142,7 +142,8 @@ def test_wrong_use_is_said(make_avatar):
 
 
 @pytest.mark.gpu
-def test_a_captured_frame_is_the_uncaptured_one(make_avatar):
+def test_a_captured_frame_is_the_uncaptured_one(make_avatar, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")  # whose TF32 would hide what is wrong
     avatar = make_avatar("aligned")
     features, conditions = drive()
     expected = avatar(features, conditions, cameras(avatar)).image
@@ -152,7 +153,7 @@ def test_a_captured_frame_is_the_uncaptured_one(make_avatar):
         found = baked.frames(tokens, cameras(avatar)).image
         baked.frames(-tokens, cameras(avatar))  # other inputs in the same buffers
     found = baked.frames(tokens, cameras(avatar)).image
-    assert relative(found.cpu(), expected) <= 1e-3  # convolutions in TF32
+    assert relative(found.cpu(), expected) <= 1e-4
 
 
 class TestEightBits:
@@ -172,7 +173,7 @@ class TestEightBits:
             block.to_rgb.weight.mul_(50)
         with pytest.raises(ValueError, match="below 45 dB it is not used"):
             avatar.bake(superresolution="8bit")
-        with pytest.raises(ValueError, match="superresolution must be 'plain' or '8bit', got '4bit'"):
+        with pytest.raises(ValueError, match=r"superresolution must be one of 'plain', .*'8bit', got '4bit'"):
             avatar.bake(superresolution="4bit")
 
     def test_a_device_without_it_is_a_sentence(self, make_avatar, monkeypatch):
@@ -240,6 +241,7 @@ def test_rays_are_those_of_the_cameras(make_avatar):
 
 
 def test_a_device_without_bfloat16_is_a_sentence(make_avatar, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(
         ValueError, match=r"cuda:1 has compute capability 7\.5 and bfloat16 needs 8\.0: bake with torch"

@@ -107,6 +107,16 @@ class TestFold:
         assert relative(first, second) > 1e-2
 
 
+def test_features_of_another_size_in_bfloat16():
+    """Torch's resampling with antialias knows no bfloat16 on a CPU."""
+    network = random("small").fold(torch.randn(16))
+    features = torch.randn(1, 32, 16, 16)
+    expected = network(features)
+    found = network.to(torch.bfloat16)(features.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert relative(found, expected) <= 0.02
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_keeps_the_picture_in_float32(dtype):
     exact = published_2x()

@@ -165,6 +165,13 @@ def test_a_file_of_another_network_is_named(expert_file, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt does not hold the weights of ArcFace IR-SE50: .* and \d+ more"):
         load_network(ArcFace, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"does not hold the weights of SyncNet v2: it is not a file$"):
+        load_network(SyncNet, tmp_path)
+    state = made(SyncNet)[0].state_dict()
+    state["netfclip.0.bias"][3] = torch.nan
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt is damaged: netfclip\.0\.bias has numbers that are not finite$"):
+        load_network(SyncNet, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"none\.pth, which should hold the weights of SyncNet v2, does not exist"):
         load_network(SyncNet, tmp_path / "none.pth")
 

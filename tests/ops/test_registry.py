@@ -7,6 +7,7 @@ import logging
 import pkgutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -49,6 +50,27 @@ def test_wrong_device_is_said(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=r"impl='triton': it runs on a GPU, or on cpu tensors in Triton's interpreter"):
         sample(impl="triton")
+
+
+def test_triton_launches_on_the_device_of_its_tensors(monkeypatch):
+    """Tensors that say they are on a second GPU, which this machine need not have."""
+    operator, current = operators()["sample_triplane"], []
+
+    class OnGpu(Tensor):
+        device = torch.device("cuda:1")
+
+    @contextmanager
+    def device(which):
+        current.append(which)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setitem(operator._loaded, "triton", lambda *_: list(current))
+    planes, points = (torch.zeros(shape).as_subclass(OnGpu) for shape in ((1, 3, 4, 4, 2), (1, 5, 3)))
+    arguments = planes, points, [0, 1, 0, 2, 2, 1], 2.0, True
+    assert operator._run(*arguments, "triton") == [torch.device("cuda:1")]
+    assert not current
 
 
 @pytest.mark.usefixtures("no_native")

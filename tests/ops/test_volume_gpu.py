@@ -31,7 +31,8 @@ def render(planes: Tensor, *others: Tensor, impl: str = "cuda") -> tuple[Tensor,
     w0, b0, w1, b1, origins, directions = others
     seen = render_rays(planes, (w0, b0, w1, b1), origins, directions, OPTIONS, impl=impl)
     weights = torch.linspace(-1, 1, seen.features.numel(), device=planes.device).view_as(seen.features)
-    return seen.features, torch.autograd.grad((seen.features * weights).sum(), planes)[0]
+    gradient = torch.autograd.grad((seen.features * weights).sum(), planes)[0]
+    return seen.features.detach(), gradient  # what autograd kept of a stream or a graph must not outlive it
 
 
 def close(mine: Tensor, theirs: Tensor, dtype: torch.dtype) -> None:

@@ -8,20 +8,13 @@ from pathlib import Path
 import pytest
 
 from talk3d.rendering import RenderJob, render
-from talk3d.rendering.job import JobFolder, beside
+from talk3d.rendering.job import JobFolder
 
 
 @pytest.fixture
 def job(folder, speech, tmp_path: Path) -> RenderJob:
     """Thirteen frames in four chunks."""
     return RenderJob(avatar=str(folder), audio=str(speech), out=str(tmp_path / "ada.mp4"), chunk=4)
-
-
-def test_processes_of_one_number_write_to_different_files(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in containers
-    names = {beside(tmp_path / "a.npy") for _ in range(2)}
-    assert len(names) == 2
-    assert all(name.parent == tmp_path and name.suffix == ".npy" and name.name.startswith(".") for name in names)
 
 
 def test_shards_that_overwrite_do_not_remove_each_others_chunks(job, write_speech, tmp_path):

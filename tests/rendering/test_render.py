@@ -38,6 +38,24 @@ def test_a_video(folder, speech, tmp_path, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("kind", ["plain", "compiled", "fastest", "8bit"])
+def test_every_super_resolution(avatar, speech, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setattr("talk3d.models.compiled._BACKEND", "aot_eager")
+    monkeypatch.setattr("talk3d.models.compiled._seconds", lambda run, device: 0.5)
+    for block in (avatar.identity.superresolution.block0, avatar.identity.superresolution.block1):
+        block.to_rgb.weight.mul_(0.02)  # for 8 bits
+    avatar.save(tmp_path / "ada")
+    asked = ["render", str(tmp_path / "ada"), "--audio", str(speech), "--superresolution", kind, "--batch", "2"]
+    assert cli.main([*asked, "--out", str(tmp_path / "a.mp4")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{tmp_path / 'a.mp4'}: 13 frames, 0.52 s"
+    choice = "super-resolution: plain is the faster one for 2 frames on cpu (plain 500 ms, compiled 500 ms)"
+    assert said[1:] == ([choice] if kind == "fastest" else [])
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].frames == 13
+
+
 def test_shards_are_a_single_run(folder, speech, tmp_path):
     render(job(folder, speech, tmp_path / "one.mp4"))
     shards = [render(job(folder, speech, tmp_path / "two.mp4"), shard=(part, 3)) for part in (2, 1, 3)]
@@ -233,6 +251,31 @@ class TestBadInput:
         monkeypatch.undo()
         assert (tmp_path / ".a.mp4.parts" / "000001.mp4").exists()
         assert render(job(folder, speech, out)).out == out
+
+    def test_super_resolution_in_8_bits_that_can_be_seen(self, avatar, speech, tmp_path, monkeypatch, capsys):
+        for block in (avatar.identity.superresolution.block0, avatar.identity.superresolution.block1):
+            block.to_rgb.weight.mul_(50)
+        avatar.save(tmp_path / "grainy")
+        end = ("--audio", speech, "--out", tmp_path / "a.mp4", "--superresolution", "8bit")
+        message = self.fails(capsys, tmp_path / "grainy", *end)
+        assert "below 45 dB it is not used" in message
+        assert len(message.strip().splitlines()) == 1
+        monkeypatch.setattr("talk3d.models.baked.why_not", lambda kind, device: f"{device} multiplies no {kind}")
+        assert "cpu multiplies no int8" in self.fails(capsys, tmp_path / "grainy", *end)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["grainy", "speech.wav"]
+
+    @pytest.mark.compile
+    def test_a_compiler_that_fails(self, folder, speech, tmp_path, monkeypatch, capsys):
+        def broken(graph, inputs):
+            raise NotImplementedError("there is no compiler")
+
+        monkeypatch.setattr("talk3d.models.compiled._BACKEND", broken)
+        for kind in ("compiled", "fastest"):
+            end = ("--audio", speech, "--out", tmp_path / "a.mp4", "--superresolution", kind)
+            message = self.fails(capsys, folder, *end)
+            assert "torch.compile cannot compile the super-resolution on cpu" in message
+            assert len(message.strip().splitlines()) == 1
+        assert not (tmp_path / "a.mp4").exists()
 
     @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
     def test_shards(self, folder, speech, tmp_path, capsys, shard):

@@ -137,3 +137,25 @@ class TestDamage:
         modules["one"] = nn.Linear(5, 2)
         with pytest.raises(ValueError, match="is of other networks"):
             Checkpoints(folder.parent, 2).load(modules, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "it cannot be read as JSON"),
+        ("[" * 100_000, "it cannot be read as JSON"),
+        ("[1]", "it does not say which step was the best"),
+        ("{}", "it does not say which step was the best"),
+        ('{"step": "1"}', "it does not say which step was the best"),
+        ('{"step": null}', "it does not say which step was the best"),
+        ('{"step": 7}', "the best one, 00000007, is not there"),
+    ],
+)
+def test_a_damaged_pointer_to_the_best_is_a_sentence(content, reason, tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.save(Progress(1), *make(), best=True)
+    (tmp_path / "best.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"best\.json is damaged: {reason}; remove it to go on without"):
+        checkpoints.load_best(make()[0])
+    checkpoints.save(Progress(2), *make(), best=True)  # a new best one mends it
+    assert checkpoints.load_best(make()[0]).step == 2

@@ -184,6 +184,13 @@ def test_what_cannot_be_begun(run, tmp_path, make_config):
     (tmp_path / "ada" / "file").touch()
     with pytest.raises(ValueError, match=r"ada exists already"):
         run(tmp_path / "ada")
+    (tmp_path / "below").touch()
+    for out in (tmp_path / "below" / "ada", tmp_path / "below" / "deep" / "ada"):
+        with pytest.raises(ValueError, match=r"ada cannot be made: part of its path is a file"):
+            run(out)
+    (tmp_path / "bob.fit").touch()
+    with pytest.raises(ValueError, match=r"bob.fit is a file, and should be the folder of the run"):
+        run(tmp_path / "bob")
     run(tmp_path / "eve")
     with pytest.raises(ValueError, match=r"eve exists already"):
         run(tmp_path / "eve")
@@ -197,6 +204,12 @@ def test_what_cannot_be_resumed(run, tmp_path, make_config, clip):
     other = replace(make_config(), seed=4)
     with pytest.raises(ValueError, match=r"ada.fit was begun with other settings: seed; leave them out"):
         run(tmp_path / "ada", other, resume=True)
+    about = (tmp_path / "ada.fit" / "run.json").read_text()
+    for damage in ("", "[1]", about[:-9]):
+        (tmp_path / "ada.fit" / "run.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"ada.fit/run.json is damaged: it does not describe a run"):
+            run(tmp_path / "ada", resume=True)
+    (tmp_path / "ada.fit" / "run.json").write_text(about)
     clip.meta.source["name"] = "another"
     try:
         with pytest.raises(ValueError, match=r"ada.fit is a run on another dataset than clip"):

@@ -39,9 +39,6 @@ class TestLpips:
         torch.save(state, tmp_path / "alexnet.pth")
         return tmp_path / "alexnet.pth"
 
-    @pytest.mark.filterwarnings(
-        "ignore:The parameter 'pretrained':UserWarning", "ignore:Arguments other than:UserWarning"
-    )
     def test_with_weights(self, weights):
         perceptual = Perceptual(weights)
         assert "LPIPS" in perceptual.note
@@ -52,19 +49,17 @@ class TestLpips:
         assert perceptual(start - 1e-2 * gradient / gradient.abs().max(), TARGET) < before
         assert not any(p.requires_grad for p in perceptual.parameters())
 
-    @pytest.mark.filterwarnings(
-        "ignore:The parameter 'pretrained':UserWarning", "ignore:Arguments other than:UserWarning"
-    )
     def test_other_weights(self, weights, tmp_path):
         torch.save({"features.0.weight": torch.zeros(1)}, weights)
         with pytest.raises(ValueError, match=r"alexnet.pth does not hold the weights of torchvision's AlexNet"):
             Perceptual(weights)
-        with pytest.raises(ValueError, match=r"none.pth does not hold"):
+        with pytest.raises(ValueError, match=r"none\.pth, which should hold the weights of .*, does not exist"):
             Perceptual(tmp_path / "none.pth")
+        for content in (b"", b"\x80", b"\x80\x02.", b"<html>"):
+            weights.write_bytes(content)
+            with pytest.raises(ValueError, match=r"alexnet.pth does not hold the weights of [^\n]*$"):
+                Perceptual(weights)
 
-    @pytest.mark.filterwarnings(
-        "ignore:The parameter 'pretrained':UserWarning", "ignore:Arguments other than:UserWarning"
-    )
     def test_no_code_of_a_pickle_is_run(self, weights, tmp_path):
         class Hostile:
             def __reduce__(self):

@@ -32,6 +32,6 @@ def test_lips_and_lids_of_other_frames_count_a_tenth(clip: Clip):
     rest = make(clip)
     regions = torch.zeros(3, 4, 2, 2)
     regions[:, EYES, 0, 0] = 1
-    weights = rest.weights(torch.tensor([1, 2, 3]), regions)
+    weights = rest.weights([1, 2, 3], regions)
     torch.testing.assert_close(weights[:, 0, 0, 0], torch.tensor([1.0, 0.1, 0.1]))
     assert (weights[:, 0, 1] == 1).all()

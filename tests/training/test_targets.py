@@ -43,7 +43,8 @@ def test_what_was_decoded_is_kept_and_the_same(clip):
     assert clip.decoded == 2
     again = targets([3, 5])
     assert clip.decoded == 2
-    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(first[:-1], again[:-1], strict=True))
+    assert first.frames == again.frames == (3, 5)
     again.image.zero_()
     assert torch.equal(targets([3, 5]).image, first.image)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -313,3 +314,12 @@ def test_a_superresolution_is_told_by_its_sizes(variant):
         network = SuperResolution(variant, channels=16, w_dim=24)
     _, arguments = superresolution_of(network.state_dict())
     assert arguments == {"variant": variant, "channels": 16, "w_dim": 24}
+
+
+@pytest.mark.parametrize("option", [["--list"], ["--out", "out"], ["--out", "out", "--driver", "none.pt"]])
+def test_a_file_that_is_not_there_is_named(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", "none.pkl", *option]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"talk3d: none\.pkl.* checkpoint.*\n", said), said
+    assert "Errno" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(store.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         write_weights(WEIGHTS, tmp_path / "weights")
     assert not list(tmp_path.iterdir())
@@ -107,3 +108,18 @@ def test_networks_need_their_description(folder: Path):
     change(folder, kind="driver", networks={"unet": {}})
     with pytest.raises(ValueError, match="its networks cannot be made"):
         load_driver(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("none", "does not exist"), ("file", "is a file"), ("file/none", "does not exist")]
+)
+def test_what_is_no_folder_of_weights_is_named(path, reason, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=rf"{path} {reason}; it should be a folder of weights, with weights\.json"):
+        read_weights(tmp_path / path)
+
+
+def test_below_a_file_nothing_can_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file/deep/w cannot be made: part of its path is a file"):
+        write_weights(WEIGHTS, tmp_path / "file" / "deep" / "w")
