@@ -11,6 +11,8 @@ CUDA graph, "launched" does without one, both baked in bfloat16. "reference" is 
 A training step is U-Net, renderer and super-resolution of the aligned driver for one frame and for a batch of four, the
 mean magnitude of the picture, and the backward to the U-Net; ours under autocast to bfloat16, the reference in float32.
 
+With --compile the super-resolution alone is compiled, too, and measured against ours as `Avatar.bake` does it.
+
 The budget of a frame, stage by stage, is that of `talk3d bench`, whose command line needs other libraries.
 
 Sides run in turns in one process. Ratios are to the reference, with the lower 95 % bound of their median; memory is
@@ -220,6 +222,14 @@ def main(arguments: list[str] | None = None) -> int:
     for batch in others:
         compare("frames", batch, frames(size, batch, device, compiled=False))
     if options.compile:
+        try:
+            fast = networks.avatar(size).bake(torch.bfloat16, device=device, superresolution="fastest", batch=first)
+            found["superresolution"] = asdict(fast.choice)
+            keep()
+            ratio = fast.choice.compiled / fast.choice.plain
+            print(f"super-resolution: {fast.choice.kept} is kept, compiled takes {ratio:.2f} x of plain", flush=True)
+        except RuntimeError as error:
+            print(f"super-resolution: {error}", file=sys.stderr)
         compare("compiled frames", first, frames(size, first, device, compiled=True))
     return 0
 

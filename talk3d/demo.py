@@ -11,6 +11,7 @@ import soundfile
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from talk3d.beside import make_parent, replacing
 from talk3d.data import synthetic
 from talk3d.data.synthetic import SyntheticClip, speech
 from talk3d.training.config_file import run_folder
@@ -37,14 +38,16 @@ def run_demo(out: Path, command: Command, *, preset: str = "demo", seconds: floa
 
     Raises:
         OSError: If a file cannot be written.
+        ValueError: If the folder cannot be made.
     """
     console, start = Console(), time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
+    make_parent(out / "data")
     clip = _film(seconds, console)
     sound = out / "speech.wav"
     if not sound.exists():
         utterance = speech.load("held_out")
-        soundfile.write(sound, utterance.samples, speech.RATE, subtype="PCM_16")
+        with replacing(sound) as unfinished:
+            soundfile.write(unfinished, utterance.samples, speech.RATE, subtype="PCM_16")
     data, avatar, video, report = out / "data", out / "avatar", out / "talking.mp4", out / "report"
     resume = ["--resume"] if run_folder(avatar).exists() else []
     steps: list[tuple[Path, list[str]]] = [

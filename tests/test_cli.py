@@ -87,3 +87,10 @@ def test_help_names_what_is_wanted(command, shown, hidden, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(text in printed for text in shown)
     assert not any(text in printed for text in hidden)
+
+
+@pytest.mark.parametrize("out", ["file", "file/deep"])
+def test_a_demo_below_a_file_is_a_sentence(out, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["demo", "--out", str(tmp_path / out)]) == 1
+    assert "cannot be made: part of its path is a file" in capsys.readouterr().err

@@ -20,9 +20,11 @@ import gates  # noqa: E402
 import peers  # noqa: E402
 import roofline  # noqa: E402
 import small_cases  # noqa: E402
+import stages  # noqa: E402
 from case import QUICK  # noqa: E402
 from cases import CASES  # noqa: E402
 
+WANTED = ("test_volume_cuda.py", "test_baked.py", "test_compiled.py", "test_devices.py", "test_meter.py")
 SCRIPT = BENCHMARKS / "gpu_session.sh"
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -76,7 +78,7 @@ def test_what_a_session_runs_needs_no_other_library(tmp_path):
         "sys.meta_path.insert(0, Missing())\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    modules = "small_cases, frames, roofline, peak_memory, cases, test_cases"
+    modules = "small_cases, frames, roofline, stages, peak_memory, cases, test_cases"
     code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import {modules}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -86,7 +88,7 @@ def test_what_a_session_runs_needs_no_other_library(tmp_path):
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stdout
-    assert all(name in done.stdout for name in ("test_volume_cuda.py", "test_baked.py", "test_meter.py"))
+    assert all(name in done.stdout for name in WANTED)
 
 
 def test_on_a_gpu_what_triton_runs_counts_as_its_tests(tmp_path):
@@ -120,7 +122,15 @@ def test_frames_and_training_steps_run(tmp_path, capsys):
     assert rows.keys() == rendered | {("training", batch, side) for batch in (1, 4) for side in ("ours", "reference")}
     assert all(row["ratio"] == 1 for (_, _, side), row in rows.items() if side == "reference")
     assert {"unet", "render", "sr", "frame"} <= found["milliseconds"].keys()
-    assert "a second" not in capsys.readouterr().out  # a rate belongs to a GPU with a name
+    assert stages.main([str(file), "--quick"]) == 0
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines()[-len(stages.STAGES) :]]
+    assert [row[0] for row in rows] == list(stages.STAGES)
+    for row in rows:  # each has a time, and each roof a floor
+        assert float(row[1]) > 0
+        assert all(float(floor) >= 0 for floor in row[4:9])
+        assert row[9] in roofline.ROOFS
+    assert "a second" not in said  # a rate belongs to a GPU with a name
 
 
 @without_gpu

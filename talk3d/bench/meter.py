@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from talk3d.ops.registry import Operator, operators
 from talk3d.profiling import observe
@@ -49,11 +49,22 @@ def flop(run: Run) -> dict[str, float]:
     It knows matrix products, convolutions and attention: a multiplication and an addition are two. An operator of ours
     counts as what it is in PyTorch: ``torch`` or, where there is no such implementation, ``reference``.
     """
-    formulas: dict[Any, Callable[..., int]] = {}
+    formulas: dict[Any, Callable[..., int]] = dict.fromkeys(_ATTENTION, _attention)
     for name, operator in operators().items():
         formulas[getattr(torch.ops.talk3d, name)] = _formula(operator, formulas)
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         return _attribute(run, counter.get_total_flops, lambda before, after: after - before)
+
+
+# what attention is on a CPU, with and without a gradient; torch's counter knows a GPU's
+_ATTENTION = (
+    torch.ops.aten.scaled_dot_product_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+)
+
+
+def _attention(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(q, k, v))
 
 
 def _attribute(run: Run, tick: Callable[[], Tick], difference: Callable[[Tick, Tick], float]) -> dict[str, float]:

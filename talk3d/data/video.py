@@ -90,25 +90,50 @@ class Video:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.clip = Clip()
+        self._steady = True  # no clock ran backwards, and there is one
         for _ in self._decode():
             return
         raise ValueError(f"{path} holds no pictures")
 
     def __iter__(self) -> Iterator[Picture]:
         """Decode from the beginning."""
-        clip, index = self.clip, 0
-        clip.shown = clip.skipped = clip.repeated = 0
+        self.clip.shown = self.clip.skipped = self.clip.repeated = 0
+        return self._pictures(self._decode(), 0)
+
+    def since(self, frame: int) -> Iterator[Picture]:
+        """The same pictures, but those at the beginning: from any picture before ``frame``, or ``frame``, to the last.
+
+        Decodes from a key picture before it where the file lets itself be sought, and from the beginning where not.
+        """
+        back = 3 * max(1 / FPS, 1 / (self.clip.fps or FPS))  # seconds: what is nearest in time takes two neighbours
+        if self._steady and frame / FPS > back:
+            pictures = self._pictures(self._decode(frame / FPS - back), None)
+            first = next(pictures, None)
+            if first is not None and first.frame <= frame:
+                yield first
+                yield from pictures
+                return
+        yield from self
+
+    def _pictures(self, decoded: Iterator[tuple[float, av.VideoFrame]], start: int | None) -> Iterator[Picture]:
+        """From a point of the grid on; by default from the first whose picture is not the first decoded."""
+        clip, index = self.clip, start
         before: tuple[float, av.VideoFrame] | None = None
         length = 1 / clip.fps if clip.fps else 1 / FPS
-        for now in self._decode():
+        for now in decoded:
             if before is not None:
+                until = (before[0] + now[0]) / 2
+                if index is None:
+                    index = int(np.ceil(until * FPS - 1e-6))
                 last = index
-                yield from self._emit(before, index, until := (before[0] + now[0]) / 2)
+                yield from self._emit(before, index, until)
                 index = max(index, int(np.ceil(until * FPS - 1e-6)))
                 self._count(index - last)
                 length = now[0] - before[0]
             before = now
-        if before is None:
+        if start is None and (before is None or index is None):
+            return
+        if before is None or index is None:
             raise ValueError(f"{self.path} holds no pictures")
         clip.seconds = before[0] + length
         last, end = index, round(clip.seconds * FPS)
@@ -128,7 +153,8 @@ class Video:
             for k in range(count):
                 yield Picture(index + k, frame[0], pixels)
 
-    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _decode(self, since: float | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Pictures with their times, seconds after the first: all, or from a key picture at ``since`` or before it."""
         import av
 
         clip, clip.broken = self.clip, ""
@@ -144,9 +170,15 @@ class Video:
             clip.codec, clip.fps = stream.codec_context.name, float(stream.average_rate or 0)
             clip.aspect = float(stream.sample_aspect_ratio or 1)
             clip.promised = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            previous, first = -1.0, True
+            previous, first, key = -1.0, since is None, since is None
             try:
+                if since is not None and stream.time_base:
+                    container.seek(int((clip.start + since) / stream.time_base), stream=stream)
                 for frame in container.decode(stream):
+                    key = key or frame.key_frame
+                    if not key:  # it may refer to what was not decoded
+                        continue
+                    self._steady = self._steady and frame.time is not None
                     if frame.time is None:  # a raw stream has no clock: its rate must do
                         time = previous + 1 / (clip.fps or FPS) if not first else clip.start
                     else:
@@ -157,6 +189,7 @@ class Video:
                         upright = _upright(frame, clip)
                         clip.height, clip.width = upright.shape[:2]
                     if time - clip.start <= previous:  # a clock that runs backwards shows nothing
+                        self._steady = False
                         continue
                     previous = time - clip.start
                     yield previous, frame

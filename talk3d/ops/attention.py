@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator, arrive_alike
+from talk3d.ops.checks import no_triton_type, require_alike
+from talk3d.ops.registry import Operator
 
 __all__ = ["Attended", "AttentionWeights", "token_attention"]
 
@@ -113,11 +114,7 @@ def _check(planes: Tensor, tokens: Tensor, weights: AttentionWeights, heads: int
         if list(weight.shape) != shape:
             raise ValueError(f"weights.{name} must have the shape {shape}, got {list(weight.shape)}")
     for name, tensor in {"tokens": tokens, **{f"weights.{k}": v for k, v in weights._asdict().items()}}.items():
-        if not arrive_alike(tensor, planes) or tensor.device != planes.device:
-            raise ValueError(
-                f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of planes "
-                f"({planes.dtype}, {planes.device})"
-            )
+        require_alike(name, tensor, planes, "planes")
 
 
 def _fake_forward(planes, tokens, weights, heads, eps, with_map):  # type: ignore[no-untyped-def]
@@ -165,8 +162,8 @@ _backward.refuse_derivative("token_attention is differentiable once; for more, u
 
 
 def _triton(planes: Tensor, tokens: Tensor, weights: list[Tensor], heads: int) -> str | None:
-    if planes.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it takes float32, bfloat16 and float16, not {planes.dtype}"
+    if reason := no_triton_type(planes):
+        return reason
     width, keys, head = planes.shape[3], heads * tokens.shape[1], len(weights[2]) // heads
     if width > 512 or keys > 320 or width * keys > 2**14 or head > 128:  # what a program holds in shared memory
         return f"it takes few tokens and narrow texels, not {tokens.shape[1]}, {heads} heads of {head}, width {width}"

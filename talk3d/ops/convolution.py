@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talk3d.ops.checks import require_alike
 from talk3d.ops.registry import Operator
 from talk3d.ops.resample import (
     Activation,
     _activation,
     _bias_act_backward,
-    _check_alike,
     _check_bias,
     _float32_or_bfloat16,
     _sum_to_channels,
@@ -76,7 +76,7 @@ def conv3x3_bias_act(
         )
     if weight.ndim != 4 or weight.shape[1:] != (x.shape[1], 3, 3) or not len(weight):
         raise ValueError(f"weight must have the shape [out, {x.shape[1]}, 3, 3], got {list(weight.shape)}")
-    _check_alike("weight", weight, x)
+    require_alike("weight", weight, x)
     _check_bias(bias, x, len(weight))
     return _conv3x3_bias_act(x, weight, bias, *_activation(activation), impl=impl)
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talk3d.ops.checks import LARGEST, TOO_LARGE, no_triton_type, require_alike
 from talk3d.ops.registry import Operator
-from talk3d.ops.resample import _LARGEST, _TOO_LARGE, _check_alike
 from talk3d.ops.rollout import RolloutAxes, _check
 
 __all__ = ["plane_conv_act", "rollout_conv_act"]
@@ -59,7 +59,7 @@ def plane_conv_act(
         raise ValueError(f"bias must have the shape {list(weight.shape[:2])}, got {list(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
-            _check_alike(name, tensor, x)
+            require_alike(name, tensor, x)
     convolved: Tensor = _plane_conv(x, weight, bias, slope, impl=impl)
     return convolved
 
@@ -134,11 +134,8 @@ _rollout_conv.refuse_derivative("it is for inference; rollout_conv is differenti
 
 
 def _triton(x: Tensor, weight: Tensor, *_: object) -> str | None:
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it takes float32, bfloat16 and float16, not {x.dtype}"
-    if max(x.shape[-3], weight.shape[1]) * x.shape[-2:].numel() >= _LARGEST:
-        return _TOO_LARGE
-    return None
+    largest = max(x.shape[-3], weight.shape[1]) * x.shape[-2:].numel()
+    return no_triton_type(x) or (TOO_LARGE if largest >= LARGEST else None)
 
 
 for _operator in (_plane_conv, _rollout_conv):

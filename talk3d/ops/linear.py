@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talk3d.ops.checks import LARGEST, no_triton_type, require_alike
 from talk3d.ops.registry import Operator
-from talk3d.ops.resample import _LARGEST, _check_alike
 
 __all__ = ["plane_linear", "plane_linear_act"]
 
@@ -48,7 +48,7 @@ def plane_linear(
         raise ValueError(f"bias must have the shape {list(weight.shape[:2])}, got {list(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
-            _check_alike(name, tensor, x)
+            require_alike(name, tensor, x)
     product: Tensor = _plane_linear(x, weight, bias, impl=impl)
     return product
 
@@ -107,7 +107,7 @@ def plane_linear_act(
         raise ValueError(f"residual must have the shape {shape}, got {list(residual.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
         if tensor is not None:
-            _check_alike(name, tensor, x)
+            require_alike(name, tensor, x)
     product: Tensor = _plane_linear_act(x, weight, bias, residual, normalise, gate, eps, impl=impl)
     return product
 
@@ -141,9 +141,9 @@ def _fake_act(x, weight, bias, residual, normalise, gate, eps):  # type: ignore[
 
 
 def _triton(x: Tensor, *_: object) -> str | None:
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it takes float32, bfloat16 and float16, not {x.dtype}"
-    if sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= _LARGEST:
+    if reason := no_triton_type(x):
+        return reason
+    if sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= LARGEST:
         return "it counts in 32 bits inside a plane, and this one is too large"
     return None
 

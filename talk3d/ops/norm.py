@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talk3d.ops.checks import LARGEST, no_triton_type, require_alike
 from talk3d.ops.registry import Operator
-from talk3d.ops.resample import _check_alike
 
 __all__ = ["group_norm_act"]
 
@@ -64,7 +64,7 @@ def group_norm_act(
         if tensor is not None:
             if tensor.shape != weight.shape:
                 raise ValueError(f"{name} must have the shape {list(weight.shape)}, got {list(tensor.shape)}")
-            _check_alike(name, tensor, x)
+            require_alike(name, tensor, x)
     if groups < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
     normalised: Tensor = _forward(x, bias, weight, offset, groups, eps, slope, impl=impl)
@@ -84,11 +84,11 @@ _forward.refuse_derivative("it is for inference; networks train with talk3d.nn.p
 
 
 def _triton(x: Tensor, bias: Tensor | None, weight: Tensor, *_: object) -> str | None:
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it takes float32, bfloat16 and float16, not {x.dtype}"
+    if reason := no_triton_type(x):
+        return reason
     if not x.is_contiguous(memory_format=torch.channels_last):
         return f"it takes channels-last pictures, not the strides {x.stride()}"
-    if x.shape[1] > 1024 or x.shape[1:].numel() >= 2**31 - 2**16:
+    if x.shape[1] > 1024 or x.shape[1:].numel() >= LARGEST:
         return f"it holds whole texels and counts in 32 bits, not {list(x.shape)}"
     return None
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from talk3d import native
 
-__all__ = ["Operator", "arrive_alike", "operators", "use"]
+__all__ = ["Operator", "operators", "use"]
 
 _log = logging.getLogger(__name__)
 _LIBRARY = torch.library.Library("talk3d", "DEF")
@@ -204,15 +204,6 @@ class Operator:
                 module, _, function = source.partition(":")
                 self._loaded[impl] = getattr(import_module(module), function)
         return self._loaded[impl]
-
-
-def arrive_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether floating tensors of one device reach an implementation in one type.
-
-    They do if they have one; or under autocast, which casts all but float64.
-    """
-    types = one.dtype, other.dtype
-    return types[0] == types[1] or (torch.float64 not in types and torch.is_autocast_enabled(one.device.type))
 
 
 def operators() -> dict[str, Operator]:

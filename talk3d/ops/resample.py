@@ -9,15 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator, arrive_alike
+from talk3d.ops.checks import LARGEST, TOO_LARGE, no_triton_type, require_alike
+from talk3d.ops.registry import Operator
 
 __all__ = ["Activation", "Resampling", "bias_act", "resample2d", "resample2d_bias_act"]
 
 Pair = int | tuple[int, int]
 Act = Literal["linear", "lrelu"]
-
-_LARGEST = 2**31 - 2**16  # and a tile more
-_TOO_LARGE = "it counts in 32 bits inside a picture, and this one is too large"
 
 # slope of the negative side, and gain that keeps the variance of a normal input
 _ACTIVATIONS = {"linear": (1.0, 1.0), "lrelu": (0.2, math.sqrt(2))}
@@ -183,7 +181,7 @@ def _resampling(x: Tensor, filter: Tensor, options: Resampling) -> tuple[list[in
         raise ValueError(f"filter must be [height, width], got {list(filter.shape)}")
     if filter.requires_grad:
         raise ValueError(f"filter {list(filter.shape)} requires a gradient, but it is a constant of the operator")
-    _check_alike("filter", filter, x)
+    require_alike("filter", filter, x)
     ups, downs = (_pair(name, factor) for name, factor in (("up", options.up), ("down", options.down)))
     padding = options.padding
     pads = [padding] * 4 if isinstance(padding, int) else list(padding)
@@ -216,14 +214,7 @@ def _check_bias(bias: Tensor | None, x: Tensor, channels: int) -> None:
         return
     if bias.shape != (channels,):
         raise ValueError(f"bias must have the shape [{channels}], got {list(bias.shape)}")
-    _check_alike("bias", bias, x)
-
-
-def _check_alike(name: str, tensor: Tensor, x: Tensor) -> None:
-    if not arrive_alike(tensor, x) or tensor.device != x.device:
-        raise ValueError(
-            f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of x ({x.dtype}, {x.device})"
-        )
+    require_alike("bias", bias, x)
 
 
 def _pair(name: str, factor: Pair) -> list[int]:
@@ -364,17 +355,15 @@ def _channels_last(x: Tensor, *_: object) -> str | None:
 
 
 def _triton(x: Tensor, *_: object) -> str | None:
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it takes float32, bfloat16 and float16, not {x.dtype}"
     span = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
-    return _TOO_LARGE if span >= _LARGEST else None
+    return no_triton_type(x) or (TOO_LARGE if span >= LARGEST else None)
 
 
 def _triton_resample(
     x: Tensor, filter: Tensor, up: list[int], down: list[int], padding: list[int], *_: object
 ) -> str | None:
     after = math.prod(_sizes(list(x.shape), filter, up, down, padding)) * x.shape[1]
-    return _TOO_LARGE if after >= _LARGEST else _triton(x)
+    return TOO_LARGE if after >= LARGEST else _triton(x)
 
 
 for _operator, _supports, _triton_supports in (

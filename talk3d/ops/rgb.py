@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talk3d.ops.checks import LARGEST, TOO_LARGE, no_triton_type, require_alike
 from talk3d.ops.registry import Operator
-from talk3d.ops.resample import _LARGEST, _TOO_LARGE, Activation, _activation, _check_alike, _check_bias
+from talk3d.ops.resample import Activation, _activation, _check_bias
 
 __all__ = ["ToPicture", "act_rgb"]
 
@@ -80,7 +80,7 @@ def act_rgb(
         if tensor is not None:
             if list(tensor.shape) != size:
                 raise ValueError(f"picture.{name} must have the shape {size}, got {list(tensor.shape)}")
-            _check_alike(f"picture.{name}", tensor, x)
+            require_alike(f"picture.{name}", tensor, x)
     if filter is not None and (height % 2 or width % 2):
         raise ValueError(f"a picture that was doubled has even sides, got x {list(x.shape)}")
     shape = [batch, 3, height, width] if filter is None else [batch, 3, height // 2, width // 2]
@@ -115,12 +115,11 @@ _act_rgb.refuse_derivative("it is for inference; bias_act and resample2d are dif
 
 
 def _triton(x: Tensor, bias: Tensor | None, image: Tensor, *_: object) -> str | None:
-    for tensor in (x, image):
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            return f"it takes float32, bfloat16 and float16, not {tensor.dtype}"
+    if reason := no_triton_type(x) or no_triton_type(image):
+        return reason
     if x.shape[1] > 1024:
         return f"it holds whole pixels, and {x.shape[1]} channels are too many"
-    return _TOO_LARGE if x.shape[1:].numel() >= _LARGEST else None
+    return TOO_LARGE if x.shape[1:].numel() >= LARGEST else None
 
 
 _act_rgb.implement("triton", "talk3d.kernels.rgb:act_rgb", supports=_triton)

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator, arrive_alike
+from talk3d.ops.checks import LARGEST, TOO_LARGE, no_triton_type, require_alike
+from talk3d.ops.registry import Operator
 
 __all__ = ["EXCHANGES", "rollout_conv"]
 
@@ -92,16 +93,8 @@ def _check(planes: Tensor, weight: Tensor, bias: Tensor | None, axes: RolloutAxe
         raise ValueError(f"bias must have the shape {list(weight.shape[:2])}, got {list(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
-            _check_like("planes", planes, name, tensor)
+            require_alike(name, tensor, planes, "planes")
     return [number for exchange in EXCHANGES[axes] for number in exchange]
-
-
-def _check_like(first: str, like: Tensor, name: str, tensor: Tensor) -> None:
-    if not arrive_alike(tensor, like) or tensor.device != like.device:
-        raise ValueError(
-            f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of {first} "
-            f"({like.dtype}, {like.device})"
-        )
 
 
 def _fake_forward(planes, weight, bias, exchanges):  # type: ignore[no-untyped-def]
@@ -152,11 +145,8 @@ _backward.refuse_derivative("rollout_conv is differentiable once; for more, use 
 
 
 def _triton(planes: Tensor, weight: Tensor) -> str | None:
-    if planes.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it takes float32, bfloat16 and float16, not {planes.dtype}"
-    if max(planes.shape[2], weight.shape[1]) * planes.shape[3] * planes.shape[4] >= 2**31 - 2**16:
-        return "it counts in 32 bits inside a plane, and this one is too large"
-    return None
+    largest = max(planes.shape[2], weight.shape[1]) * planes.shape[3] * planes.shape[4]
+    return no_triton_type(planes) or (TOO_LARGE if largest >= LARGEST else None)
 
 
 _forward.implement(

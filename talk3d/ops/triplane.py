@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talk3d.ops.registry import Operator, arrive_alike
+from talk3d.ops.checks import arrive_alike
+from talk3d.ops.registry import Operator
 
 __all__ = ["AXES", "PackedPlanes", "pack_planes", "sample_triplane"]
 
@@ -98,7 +99,7 @@ def sample_triplane(
 
     Example:
         >>> planes = torch.ones(1, 3, 2, 4, 4)
-        >>> sample_triplane(planes, torch.zeros(1, 1, 3), box_warp=1.0, axes="zy")
+        >>> sample_triplane(planes, torch.zeros(1, 1, 3), box_warp=1.0, axes="zy").round(decimals=4)
         tensor([[[1., 1.]]])
     """
     if reduce not in ("mean", "none"):

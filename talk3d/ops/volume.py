@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talk3d.ops.checks import require_alike
 from talk3d.ops.registry import Operator
 from talk3d.ops.triplane import _HALVES, AXES, Axes, PackedPlanes, _check_planes, _texels
 from talk3d.profiling import annotate
@@ -245,11 +246,7 @@ def _check(planes: Tensor | PackedPlanes, decoder: Decoder, origins: Tensor, dir
             f"got {shapes}"
         )
     for name, tensor in (("directions", directions), *zip(("w0", "b0", "w1", "b1"), decoder, strict=True)):
-        if tensor.dtype != origins.dtype or tensor.device != origins.device:
-            raise ValueError(
-                f"{name} ({tensor.dtype}, {tensor.device}) must have the type and device of origins "
-                f"({origins.dtype}, {origins.device})"
-            )
+        require_alike(name, tensor, origins, "origins")
     return w0.shape[0]
 
 

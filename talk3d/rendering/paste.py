@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,16 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from talk3d.data.video import Video
+from talk3d.data.video import Picture, Video
 from talk3d.motion import Motion
 
 __all__ = ["Paster"]
 
+_NEAR = 50  # frames that are rather decoded than sought
+_LEAST, _BUFFER = 8, 2**29  # frames and bytes that are kept where frames go back
 _FEATHER = 0.08  # of the crop's side: how wide the seam is
 
 
 class Paster:
-    """Put crops back.
+    """Put crops back. The clip is read once, as crops come; where frames go back, it is read again from there.
 
     Args:
         clip: The clip.
@@ -30,6 +33,9 @@ class Paster:
 
     def __init__(self, clip: Path, motion: Motion, start: int = 0) -> None:
         self.clip, self.motion, self.start = clip, motion, start
+        self._video = Video(clip)
+        self._pictures: Iterator[Picture] = iter(())
+        self._now: tuple[int, NDArray[np.uint8]] | None = None  # what was read last
 
     def __call__(self, crops: Iterable[NDArray[np.uint8]], frames: list[int]) -> Iterator[NDArray[np.uint8]]:
         """Put each crop ``[S, S, 3]`` into the clip's frame of that number, which are near one another.
@@ -37,22 +43,34 @@ class Paster:
         Raises:
             ValueError: If the clip has no such frame.
         """
-        whole = self._read(set(frames))
-        for crop, frame in zip(crops, frames, strict=True):
-            yield _paste(whole[frame], crop, self.motion.crops[frame])
+        for crop, frame, whole in zip(crops, frames, self._wholes(frames), strict=True):
+            yield _paste(whole, crop, self.motion.crops[frame])
 
-    def _read(self, wanted: set[int]) -> dict[int, NDArray[np.uint8]]:
-        found: dict[int, NDArray[np.uint8]] = {}
-        for picture in Video(self.clip):
-            index = picture.frame - self.start
-            if index in wanted:
-                height, width = (side - side % 2 for side in picture.pixels.shape[:2])  # which H.264 wants even
-                found[index] = picture.pixels[:height, :width]
-            if len(found) == len(wanted):
-                return found
-        raise ValueError(
-            f"{self.clip} has no frame {max(wanted - found.keys()) + self.start}: is it the avatar's clip?"
-        )
+    def _wholes(self, frames: list[int]) -> Iterator[NDArray[np.uint8]]:
+        done = 0
+        while done < len(frames):
+            if self._now is None or frames[done] >= self._now[0]:
+                yield self._read(frames[done])
+                done += 1
+            else:  # backwards: a part of the way at a time, which is read forwards
+                count = max(_LEAST, _BUFFER // self._now[1].nbytes)
+                back = list(itertools.takewhile(frames[done].__ge__, frames[done : done + count]))
+                found = {frame: self._read(frame) for frame in sorted(set(back))}
+                yield from (found[frame] for frame in back)
+                done += len(back)
+
+    def _read(self, frame: int) -> NDArray[np.uint8]:
+        """A frame of the dataset; next to nothing if it is the one that was read before, or the one after it."""
+        if self._now is None or not 0 <= frame - self._now[0] <= _NEAR:
+            self._pictures, self._now = self._video.since(frame + self.start), None
+        while self._now is None or self._now[0] < frame:
+            picture = next(self._pictures, None)
+            if picture is None:
+                self._now = None
+                raise ValueError(f"{self.clip} has no frame {frame + self.start}: is it the avatar's clip?")
+            self._now = picture.frame - self.start, picture.pixels
+        height, width = (side - side % 2 for side in self._now[1].shape[:2])  # which H.264 wants even
+        return self._now[1][:height, :width]
 
 
 def _paste(whole: NDArray[np.uint8], crop: NDArray[np.uint8], matrix: Tensor) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ def _chunk_by_chunk(
     chunks = -(-len(features) // job.chunk)
     mine = range(part - 1, chunks, parts)
     total = sum(len(_frames(job, len(features), index)) for index in mine)
-    done = 0
+    done, paster = 0, None
 
     def step() -> None:
         nonlocal done
@@ -117,7 +117,8 @@ def _chunk_by_chunk(
             done += len(_frames(job, len(features), index))
             progress(done, total)
         else:
-            render_chunk(job, renderer, features, index, folder.chunk(index), step)
+            paster = paster or _paster(job, renderer.avatar)
+            render_chunk(job, renderer, features, index, folder.chunk(index), step, paster)
     missing = [index for index in range(chunks) if not folder.chunk(index).exists()]
     if missing:
         return Rendered(len(features), chunks, len(missing), None)
@@ -135,6 +136,7 @@ def render_chunk(
     index: int,
     out: Path,
     step: Callable[[], object] = lambda: None,
+    paster: Paster | None = None,
 ) -> None:
     """Render a chunk to a file of its own, which appears whole or not at all.
 
@@ -145,16 +147,22 @@ def render_chunk(
         index: Which chunk.
         out: ``.mp4``, ``.mov``, or a folder of PNG files.
         step: Called after each frame.
+        paster: Puts the frames into the clip, if they shall be; one for many chunks reads the clip once.
     """
     frames = _frames(job, len(features), index)
     pictures = renderer(features, frames)
-    if job.paste_back and (motion := renderer.avatar.motion):
-        start = int(renderer.avatar.facts.get("source", {}).get("first_frame", 0))
-        pictures = Paster(Path(job.paste_back), motion, start)(pictures, ping_pong(frames, len(motion.blink)))
+    if paster := paster or _paster(job, renderer.avatar):
+        pictures = paster(pictures, ping_pong(frames, len(paster.motion.blink)))
     if job.format == "png":
         _write_pngs(pictures, frames, out, step)
         return
     _write_segment(pictures, out, step)
+
+
+def _paster(job: RenderJob, avatar: BakedAvatar) -> Paster | None:
+    if job.paste_back is None or avatar.motion is None:
+        return None
+    return Paster(Path(job.paste_back), avatar.motion, int(avatar.facts.get("source", {}).get("first_frame", 0)))
 
 
 def _renderer(job: RenderJob, avatar: BakedAvatar) -> Renderer:

@@ -25,6 +25,7 @@ __all__ = ["SOLO", "Parts", "Team", "TeamBroken", "join"]
 
 _PATIENCE = 40.0  # seconds after which a process that does not answer is given up
 _BEAT = 1.0  # seconds between signs of life
+_LOOK = 0.1  # seconds between looks for who is late
 _LISTEN = 6.0  # seconds in which a process that lives gives one
 
 
@@ -59,7 +60,7 @@ class Team:
 
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size, self._store = rank, size, store
-        self._over = threading.Event()
+        self._over, self._meetings = threading.Event(), 0
         if store is not None:
             threading.Thread(target=self._live, daemon=True).start()
 
@@ -112,9 +113,13 @@ class Team:
         """
         if self.size > 1:
             try:
-                dist.barrier()
+                gone = self._late()
+                if not gone:
+                    dist.barrier()  # nobody leaves, and takes the store with it, while another looks into it
             except RuntimeError as error:
                 raise self._broken("between two stages") from error
+            if gone:
+                raise self._broken("between two stages")
 
     def leave(self) -> None:
         """End it."""
@@ -144,6 +149,26 @@ class Team:
         for parameter, number, any_has in zip(parameters, numbers, have, strict=True):
             parameter.grad = number.view_as(parameter).clone() if any_has else None
         return asked > 0
+
+    def _late(self) -> list[int]:
+        """Wait until all are here; returns who is not, and gives no sign of life any more.
+
+        Whoever lives may take long, such as the leader to convert a checkpoint, and longer than the backend allows.
+        """
+        self._meetings += 1
+        meeting = f"talk3d/meeting/{self._meetings}"
+        self._store.set(f"{meeting}/{self.rank}", "")
+        late = [rank for rank in range(self.size) if rank != self.rank]
+        last: dict[int, tuple[bytes, float]] = {}
+        while late := [rank for rank in late if not self._store.check([f"{meeting}/{rank}"])]:
+            now = time.monotonic()
+            for rank, sign in self._signs(late).items():
+                if rank not in last or last[rank][0] != sign:
+                    last[rank] = sign, now
+            if gone := [rank for rank in late if now - last[rank][1] > _PATIENCE]:
+                return gone
+            time.sleep(_LOOK)
+        return []
 
     def _live(self) -> None:
         """Leave signs of life until the process ends."""

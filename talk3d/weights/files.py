@@ -25,7 +25,8 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        tree: Dictionaries, lists, tuples, numbers, strings, :class:`Recorded` and :class:`StoredTensor`.
+        tree: Dictionaries, lists, tuples, numbers, strings, :class:`~talk3d.weights.recorded.Recorded` and
+            :class:`~talk3d.weights.recorded.StoredTensor`.
         names: Classes and functions that it refers to, as ``module.name``.
     """
 

@@ -77,3 +77,12 @@ def test_a_gpu_is_waited_for():
     start = time.perf_counter()
     found = meter.seconds(run, torch.device("cuda"))
     assert 0.5 * (time.perf_counter() - start) < found["sr"] < time.perf_counter() - start
+
+
+def test_attention_counts_on_a_cpu():
+    q = torch.ones(2, 3, 8, 4)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    operations = 2 * (2 * 2 * 3 * 8 * 8 * 4)  # scores, and what they weigh
+    assert meter.flop(lambda: attend(q, q, q)) == {"other": operations}
+    with torch.inference_mode():
+        assert meter.flop(lambda: attend(q, q, q)) == {"other": operations}

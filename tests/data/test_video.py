@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -132,3 +133,53 @@ def test_an_error_while_reading_ahead_arrives():
 
     with pytest.raises(ValueError, match="no more"):
         list(ahead(Pictures()))
+
+
+def write_noise(path: Path, times: list[Fraction], codec: str, options: dict[str, str]) -> Path:
+    """Pictures of which each differs from all others, and most refer to others."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(random.integers(0, 255, (48, 64, 3), np.uint8), "rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+OPEN = {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
+GAPS = [time for time in even(25) if not 1 < time < Fraction(3, 2) and not 2 < time < Fraction(11, 5)]
+SOUGHT = {
+    "open groups": ("a.mp4", even(25), "libx264", OPEN),
+    "30 a second": ("a.mkv", even(30), "libx264", {"x264-params": "keyint=9:bframes=2"}),
+    "12 a second": ("a.mp4", even(12), "libx264", {"x264-params": "keyint=5"}),
+    "late": ("a.mkv", [time + 7 for time in even(25)], "libx264", {"x264-params": "keyint=20"}),
+    "gaps": ("a.mp4", GAPS, "libx264", {"x264-params": "keyint=10"}),
+    "no clock": ("a.h264", even(25), "libx264", {"x264-params": "keyint=10"}),
+    "one group": ("a.mp4", even(25), "libx264", {"x264-params": "keyint=infinite:scenecut=0"}),
+    "MPEG-4": ("a.mkv", even(25), "mpeg4", {"g": "12", "bf": "2"}),
+}
+
+
+@pytest.mark.parametrize(("name", "times", "codec", "options"), SOUGHT.values(), ids=SOUGHT)
+def test_what_is_sought_is_what_is_read_in_order(name, times, codec, options, tmp_path):
+    video = Video(write_noise(tmp_path / name, times, codec, options))
+    everything = list(video)
+    assert len(everything) > 80
+    assert any((one.pixels != other.pixels).any() for one, other in itertools.pairwise(everything))
+    for frame in [*range(0, len(everything), 7), len(everything) - 1]:
+        found = list(video.since(frame))
+        assert found[0].frame <= frame
+        assert len(found) == len(everything) - found[0].frame
+        for picture, expected in zip(found, everything[found[0].frame :], strict=True):
+            assert picture[:2] == expected[:2]
+            np.testing.assert_array_equal(picture.pixels, expected.pixels)
+
+
+def test_little_is_decoded_of_what_is_before(tmp_path, monkeypatch):
+    video = Video(write_noise(tmp_path / "a.mp4", even(25), "libx264", {"x264-params": "keyint=10:scenecut=0"}))
+    assert next(video.since(90)).frame > 90 - 10 - 5
+    assert next(video.since(2)).frame == 0

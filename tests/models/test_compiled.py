@@ -162,8 +162,10 @@ class TestNothingFallsBack:
 
 @pytest.mark.gpu
 @pytest.mark.compile
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Inductor, on what a GPU has or lacks
 @pytest.mark.parametrize("kind", ["compiled", "fastest"])
-def test_a_compiled_network_is_captured_with_the_frame(make_avatar, kind):
+def test_a_compiled_network_is_captured_with_the_frame(make_avatar, monkeypatch, kind):
+    monkeypatch.setattr(compiled, "_MODE", "default")  # the code of torch.compile, without minutes of tuning
     avatar = make_avatar("aligned")
     plain, baked = (avatar.bake(torch.bfloat16, device="cuda", superresolution=each) for each in ("plain", kind))
     for count in (1, 3):

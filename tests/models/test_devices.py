@@ -9,8 +9,6 @@ from torch import Tensor
 
 from talk3d.ops import Activation, Resampling, bias_act, resample2d_bias_act
 from talk3d.ops.registry import operators
-from talk3d.rendering.cameras import camera_path
-from talk3d.rendering.frames import Renderer
 
 GPUS = torch.cuda.device_count()
 several = pytest.mark.skipif(GPUS < 2, reason=f"needs two GPUs, and torch finds {GPUS}")
@@ -110,6 +108,10 @@ class TestTwoGpus:
             assert baked.frames(*drive(baked)).image.device == torch.device("cuda:1")
 
     def test_pictures_wait_for_their_own_device(self, make_avatar):
+        pytest.importorskip("av", reason="videos need PyAV")
+        from talk3d.rendering.cameras import camera_path
+        from talk3d.rendering.frames import Renderer
+
         avatar = make_avatar("aligned", speech=80)
         speech = np.random.default_rng(0).normal(size=(6, 16, 80)).astype(np.float32)
         found = []

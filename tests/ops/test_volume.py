@@ -290,6 +290,15 @@ def test_autocast_leaves_the_march_in_float32(impl):
         assert torch.equal(mine, theirs)
 
 
+def test_autocast_brings_types_together(impl):
+    planes, *decoder, origins, directions = (tensor.detach() for tensor in make(1, 5))
+    halves = tuple(part.bfloat16() for part in decoder)
+    wide = render_rays(planes, tuple(part.float() for part in halves), origins, directions, OPTIONS, impl=impl)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = render_rays(planes, halves, origins, directions, OPTIONS, impl=impl)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, wide, strict=True))
+
+
 def test_second_derivative_is_refused(impl):
     planes, *decoder, origins, directions = make(1, 3)
     features = render_rays(planes, decoder, origins, directions, OPTIONS, impl=impl).features

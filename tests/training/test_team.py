@@ -168,3 +168,45 @@ def test_a_silent_recorder_writes_nothing(tmp_path):
         recorder.pictures("b", 0, {"c": torch.zeros(2, 2, 3, dtype=torch.uint8)})
         recorder.advance(1)
     assert not list(tmp_path.iterdir())
+
+
+# a team that meets once, to which the leader comes late, or never
+_MEETING = """
+import os, sys, time
+import torch
+from talk3d.training import team
+team._PATIENCE, team._LISTEN = 4.0, 2.5
+mine = team.join(torch.device("cpu"))
+if mine.leads:
+    print("joined", flush=True)
+    time.sleep(10)
+try:
+    mine.wait()
+    print("met", flush=True)
+except team.TeamBroken as error:
+    print(error, flush=True)
+    sys.exit(3)
+mine.leave()
+"""
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_lives_is_waited_for_however_late(children, dies):
+    port = free_port()
+    for rank in range(2):
+        team = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {name: str(value) for name, value in team.items()} | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", _MEETING]
+        children.append(
+            subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        )
+    leader, other = children
+    assert leader.stdout.readline() == "joined\n"
+    if dies:
+        leader.kill()
+    said, _ = other.communicate(timeout=120)
+    if dies:
+        assert "process 0 of 2 is gone between two stages" in said
+        assert other.returncode == 3
+    else:
+        assert (said, other.returncode) == ("met\n", 0)
