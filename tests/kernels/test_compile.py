@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from compiled import ledger
 
 ARCHS = (80, 90)
 THREE, MERGED = (0, 1, 0, 2, 2, 1), (0, 1, 0, 2)
@@ -105,6 +110,18 @@ def test_a_sample_takes_few_instructions(compiled):
     steps = ("coarse", "draw", "fine", "march", "color")
     assert 40 < sum(compiled[step]["cost"] for step in steps) <= 92
     assert 5 < sum(compiled[step]["special"] for step in steps) <= 12
+
+
+def test_rendering_spills_and_grows_no_more(compiled):
+    """Forward, and backward to everything, in half precision on sm_90: what the ledger says."""
+    kept = {row["kernel"]: row for row in ledger() if row["arch"] == "sm_90"}
+    found = {case: value["row"] for case, value in compiled.items() if "row" in value}
+    assert len(found) == 8
+    for case, row in found.items():
+        name = f"triton render_rays, {case}{' to all' if case == 'field backward' else ''}, float16"
+        assert int(row["spilled_bytes"]) <= int(kept[name]["spilled_bytes"]), name
+        assert int(row["shared_bytes"]) <= max(1.1 * int(kept[name]["shared_bytes"]), 1024), name
+        assert float(row["instructions_per_sample"]) <= 1.1 * float(kept[name]["instructions_per_sample"]), name
 
 
 def test_every_kernel_of_rendering_compiles_for_amd(compiled):
