@@ -179,7 +179,7 @@ def test_every_operator_has_a_reference():
 
 def test_every_public_name_of_an_operator_is_the_packages():
     for module in pkgutil.iter_modules(ops.__path__):
-        if module.name != "registry":
+        if module.name not in ("checks", "registry"):  # of which no operator is made
             names = importlib.import_module(f"talk3d.ops.{module.name}").__all__
             assert set(names) <= set(ops.__all__), module.name
 
