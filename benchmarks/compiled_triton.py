@@ -5,7 +5,7 @@
 
 Instructions and special functions (MUFU) are those that a warp executes for one number of the result, at the sizes of a
 frame, and of ``render_rays`` for one of 48 + 48 samples; ``shared_bytes`` include what a launch asks for. AMD's code is
-compiled, and its instructions are not counted.
+compiled, and its instructions are not counted. An architecture takes some ten minutes of a core, and has a process.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import compiled
 
@@ -36,10 +38,11 @@ def main(arguments: list[str]) -> int:
         archs = [argument for argument in arguments if argument != "--json"]
         print(json.dumps([row for arch in archs for row in count(arch, rendering=False)]))
         return 0
-    for arch in arguments or ARCHS:
-        rows = count(arch)
-        compiled.keep(rows, lambda found, arch=arch: found["kernel"].startswith(PREFIX) and found["arch"] == arch)
-        compiled.show(rows)
+    archs = arguments or ARCHS
+    with ProcessPoolExecutor(min(len(archs), os.cpu_count() or 1), get_context("spawn")) as pool:
+        for arch, rows in zip(archs, pool.map(count, archs), strict=True):
+            compiled.keep(rows, lambda found, arch=arch: found["kernel"].startswith(PREFIX) and found["arch"] == arch)
+            compiled.show(rows)
     return 0
 
 
