@@ -171,7 +171,7 @@ def _linear(short: str, name: str) -> Iterator[Launch]:
         ("norm and gate", 256, 1024, True, True),
         ("residual", 1024, 256, False, False),
     ):
-        tile = tiles.plane_linear(width, out, dtype, gate=gate)
+        tile = tiles.plane_linear(width, out, dtype)
         strides = {"stride_p": 1024 * width, "stride_n": width, "residual_p": 1024 * out, "residual_n": out}
         sizes = {"N": 1024, "D": width, "O": out, "M": 1, **strides, **tile}
         options = {"NORMALISE": norm_, "GATE": gate, "RESIDUAL": not norm_}

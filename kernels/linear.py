@@ -98,7 +98,7 @@ def plane_linear_act(
     if y.numel():
         x = x if x.stride(2) == 1 else x.contiguous()
         base = x if residual is None else residual if residual.stride(2) == 1 else residual.contiguous()
-        tile = tiles.plane_linear(D, O, x.dtype, gate=gate)
+        tile = tiles.plane_linear(D, O, x.dtype)
         _linear_kernel[(P * triton.cdiv(N, tile["BLOCK_N"]), triton.cdiv(O, tile["BLOCK_O"]))](
             x, weight.contiguous(), bias.contiguous(), base, y, N, D, O, bias.shape[1], *x.stride()[:2],
             *base.stride()[:2], eps, normalise, gate, residual is not None, OPERANDS[x.dtype],

@@ -146,19 +146,16 @@ def grouped(channels: int, out: int, dtype: torch.dtype) -> dict[str, int]:
     }
 
 
-def plane_linear(width: int, out: int, dtype: torch.dtype, *, gate: bool) -> dict[str, int]:
+def plane_linear(width: int, out: int, dtype: torch.dtype) -> dict[str, int]:
     """Rows, channels in at a time and channels out of one program, each at least 16 for ``dot``.
 
-    In 16 bits one frame's 3 x 1024 texels to 256 channels are 192 programs, to 1024 gated ones 768. In float32 a gate,
-    with 64 channels at a time, spills 232 bytes on sm_80 and executes 3 % more; without one 32 at a time would execute
-    1 % more.
+    In 16 bits one frame's 3 x 1024 texels to 256 channels are 192 programs, to 1024 gated ones 768.
     """
     product = _product(dtype)
     rows, columns = product.pop("rows"), product.pop("columns")
-    deep = 32 if gate and dtype == torch.float32 else 64
     return {
         "BLOCK_N": rows,
-        "BLOCK_D": min(max(triton.next_power_of_2(width), 16), deep),
+        "BLOCK_D": min(max(triton.next_power_of_2(width), 16), 64),
         "BLOCK_O": min(max(triton.next_power_of_2(out), 16), columns),
         **product,
     }
