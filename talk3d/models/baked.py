@@ -120,7 +120,7 @@ class Baked:
         Args:
             batch: Frames at a time that it is compiled for now. Another number is compiled when it first comes.
             if_faster: Measure it for so many frames against what it would replace, and keep the faster one;
-                :attr:`choice` says which.
+                ``choice`` says which.
 
         Raises:
             ValueError: If ``batch`` is not positive.
