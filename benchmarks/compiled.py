@@ -72,7 +72,9 @@ def render_trips(compiled: Compiled) -> list[int] | None:
     # the two that multiply matrices tell whether these are the loops
     matrix = [k for k, loop in enumerate(compiled.loops) if loop.count("HMMA")]
     fragments = matrix[0] - 2 if matrix else 0
-    quantiles = len(compiled.loops) - fragments - 16  # two loops, which compilers double or not
+    others = len(compiled.loops) - fragments - 15
+    quantiles = others // 2 * 2  # two loops, which compilers double or not
+    rest = others % 2  # what is left of the merge by fours is a loop, or up to three times the same code
     found = [
         *(2, *[1] * (fragments - 1)),  # the decoder's fragments
         *(0, COARSE // 2),  # coarse depths, in disparity or not
@@ -82,7 +84,7 @@ def render_trips(compiled: Compiled) -> list[int] | None:
         *[0] * quantiles,  # quantiles that are given are sorted, and used
         *(FINE // 2, FINE // 2 * steps),  # fine depths; the search in the distribution
         *(FINE // 2 % 4, FINE // 8),  # to the rows
-        *(half // 4, half % 4),  # merged
+        *(half // 4, *[half % 4] * rest),  # merged
         *((COARSE + FINE) // 2 % 4, (COARSE + FINE) // 8),  # all depths
         0,  # coarse depths alone
         (COARSE + FINE) // 2,  # all samples, in pairs

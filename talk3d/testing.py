@@ -1,16 +1,26 @@
-"""What tests and benchmarks share: golden vectors, inputs, and the accuracy rule."""
+"""What tests and benchmarks share: golden vectors, inputs, the accuracy rule, and a count of what autograd keeps."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["assert_as_accurate", "assert_golden", "assert_rule", "golden", "head_planes", "outputs_and_gradients"]
+__all__ = [
+    "assert_as_accurate",
+    "assert_golden",
+    "assert_rule",
+    "golden",
+    "head_planes",
+    "held",
+    "outputs_and_gradients",
+]
 
 
 def golden(name: str) -> dict[str, Tensor]:
@@ -119,3 +129,36 @@ def head_planes(batch: int = 1, size: int = 256, *, seed: int = 0) -> tuple[Tens
     w1[0] *= gain
     b1[0] = -4 - gain * (density.median() - b1[0])
     return planes, (w0, b0, w1, b1)
+
+
+class _Saved:
+    """What stands for a tensor in a graph."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # an output would hold the node that holds it
+
+
+@contextmanager
+def held(weights: Sequence[nn.Module] = ()) -> Iterator[Callable[[], int]]:
+    """Count the bytes that autograd holds for a backward.
+
+    Args:
+        weights: Modules whose parameters and buffers do not count.
+
+    Yields:
+        Says how many when it is called: each storage once, what was freed by then not at all.
+    """
+    own = {t.untyped_storage()._cdata for m in weights for t in (*m.parameters(), *m.buffers())}
+    found: weakref.WeakSet[_Saved] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        found.add(saved)
+        return saved
+
+    def count() -> int:
+        storages = {s._cdata: s.nbytes() for s in (saved.tensor.untyped_storage() for saved in found)}
+        return sum(size for address, size in storages.items() if address not in own)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        yield count

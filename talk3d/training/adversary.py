@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from talk3d import cameras as cams
 from talk3d.models.discriminator import DualDiscriminator
 from talk3d.training.config import FitConfig
 from talk3d.training.config_prior import AdversaryConfig
+from talk3d.training.lean import at_once
 from talk3d.training.pairs import Pair
 from talk3d.weights.discriminator import read_discriminator
 
@@ -122,14 +124,18 @@ class Adversary(nn.Module):
         found = Crops(*(part.float() for part in found))
         with torch.autocast(found.image.device.type, enabled=False):
             frozen = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
-            says = functional_call(self.network, frozen, (*found, cameras))
+            says = at_once(partial(self._says, frozen, cameras), *found)
             fake = self.network(*(part.detach() for part in found), cameras)
             learns = softplus(fake).mean() + softplus(-self.network(*real, cameras)).mean()
-            terms = {"adversary": weight * softplus(-says).mean(), "discriminator": _SCALE * learns}
+            terms = {"adversary": weight * says, "discriminator": _SCALE * learns}
             if step % self.config.every == 0:
                 slope = self.config.every * self.config.gamma / 2 * penalty(self.network, real, cameras)
                 terms["slope"] = _SCALE * slope
         return terms
+
+    def _says(self, frozen: dict[str, Tensor], cameras: Tensor, image: Tensor, raw: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.network, frozen, (image, raw, cameras))
+        return softplus(-logits).mean()
 
     def forward(
         self,

@@ -163,7 +163,7 @@ class DriverStage:
         largest = pairs[-1]
 
         terms: dict[str, Callable[[], Tensor]] = {
-            "l1": lambda: torch.stack([losses.l1(pair.found, pair.target) for pair in pairs]).sum(),
+            "l1": lambda: torch.stack([pair.l1() for pair in pairs]).sum(),
             "perceptual": lambda: self.perceptual(largest.found, largest.target),
             "mouth": lambda: torch.stack([pair.within(MOUTH) for pair in pairs]).sum(),
             "eyes": lambda: torch.stack([pair.within(EYES) for pair in pairs]).sum(),

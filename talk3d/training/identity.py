@@ -15,6 +15,7 @@ from talk3d.models.compositing import composite
 from talk3d.models.scene import View
 from talk3d.training import losses
 from talk3d.training.face import FaceMesh, depth_error
+from talk3d.training.lean import absolute, again
 from talk3d.training.pictures import grid, pixels, shape_pictures
 from talk3d.training.proxy import HeadProxy, fit_proxy
 from talk3d.training.pyramid import PlanePyramid
@@ -130,7 +131,7 @@ class IdentityStage:
         late = 0.5 if share >= 0.5 else 1.0
         shot = self._shot(planes, share, generator)
         terms = self._frame(shot, generator)
-        terms["smooth"] = _variation(planes)
+        terms["smooth"] = again(_variation, planes)
         if self.proxy is not None:
             terms |= self._points(planes, shot, generator)
             if step % 2:
@@ -221,7 +222,7 @@ class IdentityStage:
         """A frame's colour, matte, and the depth of its face."""
         raw = composite(shot.view.features[:, :3], shot.view.weight, shot.plate)
         terms = {
-            "color": ((raw - shot.image).abs() * shot.weights).mean(),
+            "color": (absolute(raw - shot.image) * shot.weights).mean(),
             "matte": losses.matte(shot.view.weight, shot.matte),
         }
         if self.proxy is not None:

@@ -6,7 +6,7 @@ The weights are local files; nothing is downloaded. A loss without them is off, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -20,37 +20,46 @@ from talk3d.networks import ArcFace, LipSyncExpert, load_network
 from talk3d.networks.expert import COLUMNS, FRAMES
 from talk3d.networks.faces import SIDE
 from talk3d.training.config import DriverLosses, RunConfig
+from talk3d.training.kept import Kept
+from talk3d.training.lean import at_once
 from talk3d.training.pairs import Pair
 from talk3d.training.targets import FACE, Target, Targets
 
-__all__ = ["Judges", "face_boxes", "identity", "lip_sync", "mouths", "pasted"]
+__all__ = ["Judges", "face_boxes", "identity", "lip_sync", "mouths", "pasted", "recognised"]
 
 _FACE = 96  # pixels of a face that the expert knows, of which it sees the lower half
 _FPS = 25  # of the expert; a dataset has no other
+_ROOM = 256 * 2**20  # bytes for what was filmed: mouths of three minutes, of 55 kB each; of a face it is 2 kB
 _LEAST = 1e-6  # cosine below which lips and sound have nothing to do with each other: its logarithm has a slope
 
 
 def identity(
     network: nn.Module,
     found: Float[Tensor, "batch 3 height width"],
-    target: Float[Tensor, "batch 3 height width"],
+    wanted: Float[Tensor, "batch feature"],
     face: Float[Tensor, "batch 1 height width"],
 ) -> Tensor:
     """1 less the cosine between what a network says of two faces, mean over frames.
 
-    As published for Talk3D: of the whole crop without alignment, mid-grey where there is no face, and averaged down to
-    the network's size.
-
     Args:
         network: Such as :class:`talk3d.networks.ArcFace`.
-        found: Rendered.
-        target: Filmed; no gradient flows to it.
+        found: Rendered; gradients flow to it.
+        wanted: What the network says of what was filmed, by :func:`recognised`.
         face: How much of each pixel is face.
     """
-    seen = network(_sized(found * face))
-    with torch.no_grad():
-        wanted = network(_sized(target * face))
-    return (1 - (seen * wanted).sum(1)).mean()
+    return at_once(lambda x: (1 - (recognised(network, x, face) * wanted).sum(1)).mean(), found)
+
+
+def recognised(
+    network: nn.Module, pictures: Float[Tensor, "batch 3 height width"], face: Float[Tensor, "batch 1 height width"]
+) -> Float[Tensor, "batch feature"]:
+    """Who a network says is in pictures, as unit vectors.
+
+    As published for Talk3D: of the whole crop without alignment, mid-grey where there is no face, and averaged down to
+    the network's size.
+    """
+    faces: Tensor = network(interpolate(pictures * face, (SIDE, SIDE), mode="area"))
+    return faces
 
 
 def lip_sync(heard: Float[Tensor, "batch feature"], seen: Float[Tensor, "batch feature"]) -> Tensor:
@@ -131,6 +140,8 @@ class Judges:
             )
         else:
             self._face = load_network(ArcFace, config.arcface).to(targets.device)
+            # by whether it is of the picture or of the view
+            self._wanted = {large: Kept(partial(self._recognised, large), _ROOM) for large in (False, True)}
             self.notes.append(f"The identity loss is of ArcFace IR-SE50, with the weights of {config.arcface}.")
         if not wanted.sync.weight:
             pass
@@ -141,6 +152,7 @@ class Judges:
             )
         else:
             self._expert = load_network(LipSyncExpert, config.lipsync).to(targets.device)
+            self._mouths = Kept(self._mouth, _ROOM)
             self.notes.append(f"The lip-sync loss is of Wav2Lip's expert, with the weights of {config.lipsync}.")
 
     @property
@@ -165,9 +177,9 @@ class Judges:
             window: As in :meth:`lip_sync`.
         """
         found: dict[str, Callable[[], Tensor]] = {}
-        (whole, plain), raw, largest = frames, pairs[0], pairs[-1]
+        plain, raw, largest = frames[1], pairs[0], pairs[-1]
         if self.knows_faces:
-            found["identity"] = lambda: self.identity(largest.found, whole, largest.corner, large=len(pairs) > 1)
+            found["identity"] = lambda: self.identity(largest.found, frames, largest.corner, large=len(pairs) > 1)
         if self.hears:
             # the faces before and after are over the clip's background
             place = (*raw.corner, raw.found.shape[3])
@@ -175,18 +187,22 @@ class Judges:
             found["sync"] = lambda: self.lip_sync(filmed, plain, raw.corner, window)
         return found
 
-    def identity(self, part: Tensor, target: Target, corner: tuple[int, int], *, large: bool) -> Tensor:
+    def identity(self, part: Tensor, frames: tuple[Target, Target], corner: tuple[int, int], *, large: bool) -> Tensor:
         """Compare the faces of frames.
+
+        What was filmed is looked at once. Where a step has another background, what that changed in the frame is
+        taken off the render as well.
 
         Args:
             part: What was rendered of them.
-            target: The frames, whole.
+            frames: The frames whole, over whatever is behind them in this step, and as they were filmed.
             corner: Where the part is.
             large: Whether it is a part of the picture, and not of the view.
         """
         assert self._face is not None
-        filmed, regions = (target.image, target.regions) if large else (target.view_image, target.view_regions)
-        return identity(self._face, pasted(part, filmed, corner), filmed, regions[:, FACE : FACE + 1])
+        (behind, _), (filmed, face) = (_seen(target, large) for target in frames)
+        rendered = pasted(part, behind, corner) + (filmed - behind)
+        return identity(self._face, rendered, self._wanted[large](frames[0].frames), face)
 
     def lip_sync(self, part: Tensor, target: Target, corner: tuple[int, int], window: int) -> Tensor:
         """Compare rendered lips with the sound.
@@ -203,9 +219,8 @@ class Judges:
             The mean over the windows around which there are five frames with a face, and sound; 0 if there are none.
         """
         assert self._expert is not None
-        rendered = pasted(part, target.view_image, corner)
-        index = target.frames
-        heard, seen = [], []
+        expert, index = self._expert, target.frames
+        heard, filmed, places = [], [], []
         for start in range(0, len(index), window):
             count = min(window, FRAMES)
             first = index[start] - (FRAMES - count) // 2
@@ -213,16 +228,30 @@ class Judges:
             mel = self._mel[:, column : column + COLUMNS]
             if not self._there.issuperset(range(first, first + FRAMES)) or mel.shape[1] < COLUMNS:
                 continue
-            around = self._targets(range(first, first + FRAMES))
-            offset = index[start] - first
-            views = [*around.view_image[:offset], *rendered[start : start + count]]
-            views += around.view_image[offset + count :]
             heard.append(mel)
-            seen.append(mouths(torch.stack(views), face_boxes(around.tracked)).flatten(0, 1))
+            filmed.append(self._mouths(range(first, first + FRAMES)))
+            places.append((start, index[start] - first, count))
         if not heard:
             return part.new_zeros(())
-        sound, lips = self._expert(torch.stack(heard)[:, None], torch.stack(seen))
-        return lip_sync(sound, lips)
+        sound = torch.stack(heard)[:, None]
+
+        def compare(part: Tensor) -> Tensor:
+            rendered = mouths(pasted(part, target.view_image, corner), face_boxes(target.tracked))
+            seen = [
+                torch.cat((five[:offset], rendered[start : start + count], five[offset + count :])).flatten(0, 1)
+                for five, (start, offset, count) in zip(filmed, places, strict=True)
+            ]
+            return lip_sync(*expert(sound, torch.stack(seen)))
+
+        return at_once(compare, part)
+
+    def _recognised(self, large: bool, frame: int) -> Tensor:
+        assert self._face is not None
+        return recognised(self._face, *_seen(self._targets([frame]), large))[0]
+
+    def _mouth(self, frame: int) -> Tensor:
+        target = self._targets([frame])
+        return mouths(target.view_image, face_boxes(target.tracked))[0]
 
     @cached_property
     def _mel(self) -> Float[Tensor, "80 step"]:
@@ -230,5 +259,7 @@ class Judges:
         return torch.from_numpy(mel).to(self._targets.device)
 
 
-def _sized(faces: Tensor) -> Tensor:
-    return interpolate(faces, (SIDE, SIDE), mode="area")
+def _seen(target: Target, large: bool) -> tuple[Tensor, Tensor]:
+    """Frames, and how much of each pixel is face; pictures or views."""
+    image, regions = (target.image, target.regions) if large else (target.view_image, target.view_regions)
+    return image, regions[:, FACE : FACE + 1]

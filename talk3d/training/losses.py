@@ -2,6 +2,7 @@
 
 Each is a mean, over pixels, over the pixels of a region, over points, or over frames: its size depends neither on the
 batch, nor on the size of the pictures, nor on how large a mouth is. Pictures are from -1 to 1 unless it says otherwise.
+What they keep for the backward is in docs/training.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, binary_cross_entropy, grid_sample, smooth_l1_loss
 
 from talk3d import cameras as cams
+from talk3d.training.lean import absolute, again
 from talk3d.training.precision import full_precision
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "project",
     "psnr",
     "region_l1",
+    "region_mean",
     "temporal",
     "warp",
 ]
@@ -38,7 +41,7 @@ _CONTRAST, _LUMINANCE = 0.03**2, 0.01**2
 
 def l1(found: Float[Tensor, "batch ..."], target: Float[Tensor, "batch ..."]) -> Tensor:
     """Mean absolute difference."""
-    return (found - target).abs().mean()
+    return absolute(found - target).mean()
 
 
 def region_l1(
@@ -56,9 +59,16 @@ def region_l1(
         target: Likewise.
         region: How much of each pixel belongs to it, 0 to 1, ``[B, 1, H, W]``.
     """
+    return region_mean(absolute(found - target), region)
+
+
+def region_mean(
+    error: Float[Tensor, "batch channel height width"], region: Float[Tensor, "batch 1 height width"]
+) -> Tensor:
+    """Mean of an error within a region, as in :func:`region_l1`."""
     area = region.sum((1, 2, 3))
     there = area > 0
-    frames = (region * (found - target).abs()).sum((1, 2, 3)) / (area * found.shape[1]).clamp(min=1e-6)
+    frames = (region * error).sum((1, 2, 3)) / (area * error.shape[1]).clamp(min=1e-6)
     return (frames * there).sum() / there.sum().clamp(min=1)
 
 
@@ -114,7 +124,7 @@ def edges(
 ) -> Tensor:
     """Mean absolute difference of the differences between neighbouring pixels, across and down: blur costs."""
     error = found - target
-    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    return absolute(error.diff(dim=2)).mean() + absolute(error.diff(dim=3)).mean()
 
 
 @full_precision
@@ -207,7 +217,7 @@ def temporal(
         target: Likewise; None means no change.
     """
     change = found.diff(dim=1)
-    return (change if target is None else change - target.diff(dim=1)).abs().mean()
+    return absolute(change if target is None else change - target.diff(dim=1)).mean()
 
 
 def articulation(found: Float[Tensor, "batch value"], lips: Float[Tensor, "batch value"]) -> Tensor:
@@ -219,7 +229,11 @@ def delta_size(
     delta: Float[Tensor, "batch 3 channel height width"], planes: Float[Tensor, "one 3 channel height width"]
 ) -> Tensor:
     """Mean square of delta planes, in variances of the identity's."""
-    return delta.square().mean() / planes.detach().var().clamp(min=1e-8)
+    return again(_mean_square, delta) / planes.detach().var().clamp(min=1e-8)
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return x.square().mean()
 
 
 def psnr(found: Tensor, target: Tensor, region: Tensor) -> Tensor:

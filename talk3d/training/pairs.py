@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
 
 from talk3d.training import losses
+from talk3d.training.lean import absolute
 
 __all__ = ["Pair"]
 
 
-class Pair(NamedTuple):
+class _Pair(NamedTuple):
+    found: Tensor
+    target: Tensor
+    regions: Tensor
+    corner: tuple[int, int] = (0, 0)
+    whole: int = 0
+
+
+class Pair(_Pair):
     """Pictures that are compared.
 
     Attributes:
@@ -22,12 +32,16 @@ class Pair(NamedTuple):
         whole: Side of the whole.
     """
 
-    found: Tensor
-    target: Tensor
-    regions: Tensor
-    corner: tuple[int, int] = (0, 0)
-    whole: int = 0
+    @cached_property
+    def _error(self) -> Tensor:
+        """Once for all losses that are means of it."""
+        return absolute(self.found - self.target)
+
+    def l1(self) -> Tensor:
+        """Mean absolute difference."""
+        return self._error.mean()
 
     def within(self, region: int) -> Tensor:
         """Mean absolute difference in one of the regions."""
-        return losses.region_l1(self.found, self.target, self.regions[:, region : region + 1])
+        # of its own memory: a view would keep the other regions for the backward, too
+        return losses.region_mean(self._error, self.regions[:, region : region + 1].clone())

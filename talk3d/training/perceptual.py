@@ -6,10 +6,10 @@ from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from talk3d.networks import load_lpips
 from talk3d.training import losses
+from talk3d.training.lean import at_once, halved
 
 __all__ = ["Perceptual"]
 
@@ -44,10 +44,19 @@ class Perceptual(nn.Module):
     def forward(
         self, found: Float[Tensor, "batch 3 height width"], target: Float[Tensor, "batch 3 height width"]
     ) -> Tensor:
-        """Mean over the frames."""
-        if self.lpips is not None:
-            distance: Tensor = self.lpips(found, target)
-            return distance.mean()
-        while found.shape[-1] > 128:
-            found, target = avg_pool2d(found, 2), avg_pool2d(target, 2)
-        return losses.ms_ssim(found, target) + 0.5 * losses.edges(found, target)
+        """Mean over the frames; gradients flow to what was found."""
+        target, compare = target.detach(), self._learned
+        if self.lpips is None:
+            compare = _structure
+            while found.shape[-1] > 128:
+                found, target = halved(found), halved(target)
+        return at_once(lambda x: compare(x, target), found)
+
+    def _learned(self, found: Tensor, target: Tensor) -> Tensor:
+        assert self.lpips is not None
+        distance: Tensor = self.lpips(found, target)
+        return distance.mean()
+
+
+def _structure(found: Tensor, target: Tensor) -> Tensor:
+    return losses.ms_ssim(found, target) + 0.5 * losses.edges(found, target)

@@ -158,7 +158,7 @@ class Targets:
         small = (self._reduced(part) for part in (image, matte, regions, plate))
         chosen = tuple(indices)
         index = moved(torch.tensor(chosen, dtype=torch.int64), self.device)
-        return Target(index, image, matte, regions, plate, *small, *rest, frames=chosen)
+        return Target._make((index, image, matte, regions, plate, *small, *rest, chosen))
 
     def speech(self, indices: Sequence[int]) -> Float[Tensor, "batch 8 16 feature"]:
         """Speech features alone, as in :class:`Target`, without decoding a picture."""

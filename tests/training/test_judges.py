@@ -16,9 +16,10 @@ from talk3d.training import judges
 from talk3d.training.config import DriverLosses, RunConfig, Term
 from talk3d.training.driver import DriverStage
 from talk3d.training.judges import Judges
+from talk3d.training.kept import Kept
 from talk3d.training.loop import generator_of
 from talk3d.training.perceptual import Perceptual
-from talk3d.training.targets import Targets
+from talk3d.training.targets import Targets, over_color
 from tests.networks.test_networks import made
 from tests.training.conftest import SIZE
 from tests.training.test_losses import better_downhill
@@ -41,13 +42,18 @@ class TestIdentity:
         face = torch.zeros(2, 1, 8, 8)
         face[:, :, :4] = 1
         expected = (0 + 1 - math.sqrt(0.5)) / 2
-        assert judges.identity(Means(), found, target, face).item() == pytest.approx(expected, abs=1e-6)
+        assert judges.identity(Means(), found, judges.recognised(Means(), target, face), face).item() == pytest.approx(
+            expected, abs=1e-6
+        )
 
     def test_gradient(self):
         found, target = torch.rand(2, 2, 3, 16, 16) * 2 - 1
         network, _ = made(ArcFace)
-        better_downhill(lambda x: judges.identity(network, x, target, torch.ones(2, 1, 16, 16)), found, 1e-2)
-        same = judges.identity(network, target, target, torch.ones(2, 1, 16, 16))
+        face = torch.ones(2, 1, 16, 16)
+        with torch.no_grad():
+            wanted = judges.recognised(network, target, face)
+        better_downhill(lambda x: judges.identity(network, x, wanted, face), found, 1e-2)
+        same = judges.identity(network, target, wanted, face)
         assert same.item() == pytest.approx(0, abs=1e-6)
 
 
@@ -172,3 +178,64 @@ def test_a_driver_is_trained_with_them(speaking, files, make_context, make_confi
     late = replace(losses, sync=Term(weight=1.0, start=0.9))
     stage.config = replace(stage.config, losses=late)
     assert "sync" not in stage.losses(1, generator_of(0, "driver", 1))
+
+
+class TestWhatWasFilmed:
+    """It is looked at once, when a frame is seen first."""
+
+    def test_a_face_is_recognised_once(self, speaking, files):
+        targets = Targets(speaking, picture=SIZE, view=8)
+        found = Judges(files, DriverLosses(), targets)
+        plain = targets([5, 6])
+        seen = []
+        found._face.register_forward_hook(lambda network, given, made: seen.append(len(given[0])))
+        first = found.identity(plain.image, (plain, plain), (0, 0), large=True)
+        assert seen == [1, 1, 2]  # each frame alone, then what was rendered
+        again = found.identity(plain.image, (plain, plain), (0, 0), large=True)
+        assert seen == [1, 1, 2, 2]
+        assert first == again
+        assert first.item() == pytest.approx(0, abs=1e-6)
+        found.identity(plain.view_image, (plain, plain), (0, 0), large=False)
+        assert seen == [1, 1, 2, 2, 1, 1, 2]  # of the view it is another
+
+    def test_another_background_is_no_error(self, speaking, files):
+        """A render that is right over a colour is right, although the frame was recognised over the clip's plate."""
+        targets = Targets(speaking, picture=SIZE, view=8)
+        found = Judges(files, DriverLosses(), targets)
+        plain = targets([5, 6])
+        plain = plain._replace(matte=0.5 * plain.matte)
+        colored = over_color(plain, torch.tensor([1.0, -1.0, 0.5]))
+        assert (colored.image - plain.image).abs().max() > 0.5
+        loss = found.identity(colored.image, (colored, plain), (0, 0), large=True)
+        assert loss.item() == pytest.approx(0, abs=1e-6)
+        wrong = found.identity(plain.image, (colored, plain), (0, 0), large=True)
+        assert wrong > 1e-4
+
+    def test_mouths_are_cut_once(self, speaking, files, monkeypatch):
+        targets = Targets(speaking, picture=SIZE, view=8)
+        found = Judges(files, DriverLosses(), targets)
+        target = targets([5, 6])
+        asked = []
+        call = Targets.__call__
+        monkeypatch.setattr(Targets, "__call__", lambda self, frames: asked.extend(frames) or call(self, frames))
+        for _ in range(2):
+            found.lip_sync(target.view_image, target, (0, 0), 2)
+        assert sorted(asked) == [4, 5, 6, 7, 8]
+
+
+def test_what_is_kept_has_a_bound():
+    made = []
+
+    def make(frame: int) -> Tensor:
+        made.append(frame)
+        return torch.full((4,), float(frame)).expand(8, 4)[0]
+
+    kept = Kept(make, room=2 * 4 * 4)
+    assert kept([1, 2, 1]).tolist() == [[1.0] * 4, [2.0] * 4, [1.0] * 4]
+    assert made == [1, 2]
+    kept([3])  # the least recently used one, 2, leaves
+    assert kept([1, 3]).tolist() == [[1.0] * 4, [3.0] * 4]
+    assert made == [1, 2, 3]
+    kept([2])
+    assert made == [1, 2, 3, 2]
+    assert all(one.untyped_storage().nbytes() == 16 for one in kept._there.values())
