@@ -105,6 +105,7 @@ def train(
                 losses.flush()
                 keeper = checkpoints if parted.team.leads else None
                 progress = _save(stage, step + 1, progress, keeper, optimizer, recorder, quick=not is_due)
+                parted.team.wait()  # for who measures and writes: a step is not waited for that long
             if halts and not is_last:
                 raise Interrupted(f"stopped after step {step + 1} of {stage.steps} of the stage {stage.name!r}")
     return progress

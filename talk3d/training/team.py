@@ -106,7 +106,7 @@ class Team:
         return stop
 
     def wait(self) -> None:
-        """Wait for the others.
+        """Wait for the others, however late they are, as long as they live.
 
         Raises:
             TeamBroken: If a process is gone.
@@ -117,9 +117,9 @@ class Team:
                 if not gone:
                     dist.barrier()  # nobody leaves, and takes the store with it, while another looks into it
             except RuntimeError as error:
-                raise self._broken("between two stages") from error
+                raise self._broken("between two steps") from error
             if gone:
-                raise self._broken("between two stages")
+                raise self._broken("between two steps")
 
     def leave(self) -> None:
         """End it."""
