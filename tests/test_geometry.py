@@ -106,6 +106,6 @@ def test_files_can_be_read_back(mesh: Mesh, ending: str, tmp_path: Path):
 
 
 def test_unknown_ending(mesh: Mesh, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"head.stl: .* not .stl"):
+    with pytest.raises(ValueError, match=r"head.stl can be written as .*, not .stl"):
         write_mesh(mesh, tmp_path / "head.stl")
     assert not list(tmp_path.iterdir())

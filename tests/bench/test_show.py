@@ -87,7 +87,7 @@ def test_json(folder, capsys):
     ("options", "message"),
     [
         (["--rounds", "0"], "rounds must be at least 1"),
-        (["--threads", "0"], "threads must be at least 1"),
+        (["--threads", "0"], "threads must be from 1 to"),
         (["--precision", "float16", "--device", "cpu"], "dtype must be one of"),
         (["--device", "gpu"], "a device is cpu, cuda or such as cuda:1, not 'gpu'"),
     ],

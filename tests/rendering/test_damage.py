@@ -87,7 +87,7 @@ def test_features_that_nobody_knows(folder, speech, tmp_path, features, capsys):
 
 
 def test_folders_in_place_of_files(folder, speech):
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match="is a file; it should be a folder of weights"):
         Avatar.load(speech)
     (folder / "plate.safetensors").unlink()
     (folder / "plate.safetensors").mkdir()

@@ -224,7 +224,9 @@ class TestBadInput:
 
     def test_avatars(self, folder, speech, make_avatar, tmp_path, capsys):
         end = ("--audio", speech, "--out", tmp_path / "a.mp4")
-        assert "holds no weights" in self.fails(capsys, tmp_path / "nobody", *end)
+        assert "nobody does not exist; it should be a folder of weights" in self.fails(
+            capsys, tmp_path / "nobody", *end
+        )
         make_avatar("aligned").save(tmp_path / "deaf")
         assert "does not say which speech features" in self.fails(capsys, tmp_path / "deaf", *end)
         (folder / "motion.safetensors").write_bytes(b"")
